@@ -1,0 +1,119 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * Iterators over the kernel's own socket lists, run by the helper.
+ *   sockets   every stamped socket of the node: one record each, and the bytes of
+ *             live connections are added to the counters
+ *   udp_reap  in one pod's netns: ends connected UDP sockets whose endpoint may no
+ *             longer be chosen; the application sees ECONNABORTED and connects anew
+ */
+#include "stats.h"
+
+/* What is read of the kernel's types; offsets are relocated at load (CO-RE). */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct seq_file;
+struct sock_common {
+	volatile unsigned char skc_state;
+};
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol;
+};
+struct inet_sock {
+	struct sock sk;
+};
+struct udp_sock {
+	struct inet_sock inet;
+};
+struct tcp_sock {
+	__u64 bytes_received;
+	__u64 bytes_acked;
+};
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	void *value;
+};
+struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
+	struct udp_sock *udp_sk;
+};
+
+#pragma clang attribute pop
+
+extern int bpf_sock_destroy(struct sock_common *sock) __ksym;
+
+#define IPPROTO_TCP 6
+#define STATE_ESTABLISHED 1
+
+/*
+ * Bytes of an established connection. Others are left to sock_ops, which knows
+ * whether a FIN is among the bytes.
+ */
+static __always_inline void settle_live(struct sock *sk, struct stamp *stamp)
+{
+	struct stats_key key = {.service = stamp->service, .cluster = stamp->cluster};
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct stats *st = bpf_map_lookup_elem(&km_stats, &key);
+
+	if (!tp || !st || !(stamp->flags & KM_STAMP_OPEN))
+		return;
+	settle(&st->sent, &stamp->settled_sent, tp->bytes_acked);
+	settle(&st->received, &stamp->settled_received, tp->bytes_received);
+}
+
+SEC("iter/bpf_sk_storage_map")
+int sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct socket_record rec = {};
+	struct stamp *stamp;
+	struct sock *sk = ctx->sk;
+
+	if (!sk || !ctx->value)
+		return 0;
+	stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
+	if (!stamp)
+		return 0;
+	rec.service = stamp->service;
+	rec.cluster = stamp->cluster;
+	rec.endpoint = stamp->endpoint;
+	rec.flags = stamp->flags;
+	if (sk->sk_protocol == IPPROTO_TCP) {
+		rec.state = sk->__sk_common.skc_state;
+		if (rec.state == STATE_ESTABLISHED)
+			settle_live(sk, stamp);
+	}
+	bpf_seq_write(ctx->meta->seq, &rec, sizeof(rec));
+	return 0;
+}
+
+SEC("iter/udp")
+int udp_reap(struct bpf_iter__udp *ctx)
+{
+	struct udp_sock *us = ctx->udp_sk;
+	struct socket_record rec = {};
+	struct stamp *stamp;
+	struct sock *sk;
+
+	if (!us)
+		return 0;
+	sk = &us->inet.sk;
+	stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
+	if (!stamp || bpf_map_lookup_elem(&km_endpoints, &stamp->endpoint))
+		return 0;
+	rec.service = stamp->service;
+	rec.cluster = stamp->cluster;
+	rec.endpoint = stamp->endpoint;
+	if (bpf_sock_destroy((struct sock_common *)us))
+		return 0;
+	bpf_seq_write(ctx->meta->seq, &rec, sizeof(rec));
+	return 0;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

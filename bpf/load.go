@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// LoadOptions configure Load.
+type LoadOptions struct {
+	// BPFFS is the directory to pin below; DefaultBPFFS if empty.
+	BPFFS string
+	// MaxEntries overrides the sizes of maps.h by map name. It has an effect only
+	// on maps that are not pinned yet.
+	MaxEntries map[string]uint32
+}
+
+// Runtime is the loaded kernel half: the pinned maps and programs, opened.
+type Runtime struct {
+	// BPFFS is the directory that everything is pinned below.
+	BPFFS string
+
+	Frontends *ebpf.Map // FrontendKey -> service id
+	Prefixes  *ebpf.Map // PrefixKey -> service id
+	Services  *ebpf.Map // id -> Service
+	Clusters  *ebpf.Map // id -> Cluster
+	Slots     *ebpf.Map // index -> Slot
+	Endpoints *ebpf.Map // id -> Endpoint
+	Active    *ebpf.Map // endpoint id -> open connections
+	Stats     *ebpf.Map // StatsKey -> Stats
+	Refusals  *ebpf.Map // RefusalKey -> count
+	Names     *ebpf.Map // id -> Name
+
+	// Replaced names the hooks whose pinned program was replaced by this load:
+	// links that still run the old one are to be updated.
+	Replaced []string
+	// Unsupported names features that this kernel lacks, with the reason.
+	Unsupported map[string]error
+
+	state *ebpf.Map
+	maps  map[string]*ebpf.Map
+	progs map[string]*ebpf.Program
+}
+
+// Load opens what is pinned, creates and pins what is not, and replaces pinned
+// programs that differ from the ones built in. It changes no map's content, so it
+// is safe under traffic.
+func Load(opts LoadOptions) (_ *Runtime, err error) {
+	if opts.BPFFS == "" {
+		opts.BPFFS = DefaultBPFFS
+	}
+	if err := CheckBPFFS(opts.BPFFS); err != nil {
+		return nil, err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("memlock limit (kernels before 5.11 need CAP_SYS_RESOURCE): %w", err)
+	}
+	for _, dir := range []string{filepath.Dir(MapPath(opts.BPFFS, "x")), filepath.Dir(ProgPath(opts.BPFFS, "x"))} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("bpffs: %w", err)
+		}
+	}
+	r := &Runtime{
+		BPFFS:       opts.BPFFS,
+		Unsupported: make(map[string]error),
+		maps:        make(map[string]*ebpf.Map),
+		progs:       make(map[string]*ebpf.Program),
+	}
+	defer func() {
+		if err != nil {
+			r.Close()
+		}
+	}()
+	if err := r.loadMaps(opts.MaxEntries); err != nil {
+		return nil, err
+	}
+	if err := r.loadPrograms(); err != nil {
+		return nil, err
+	}
+	return r, r.initState()
+}
+
+// initState makes the state word say that programs are there; a word that is
+// already there is kept: a restart under traffic stays live.
+func (r *Runtime) initState() error {
+	st, err := r.State()
+	if err != nil {
+		return err
+	}
+	if st.ABI == 0 {
+		return r.SetState(PhaseLoaded, 0, 1)
+	}
+	return nil
+}
+
+func (r *Runtime) loadMaps(sizes map[string]uint32) error {
+	specs, err := loadAbi()
+	if err != nil {
+		return fmt.Errorf("built-in maps: %w", err)
+	}
+	for field, name := range map[**ebpf.Map]string{
+		&r.state: "km_state", &r.Frontends: "km_frontends", &r.Prefixes: "km_prefixes",
+		&r.Services: "km_services", &r.Clusters: "km_clusters", &r.Slots: "km_slots",
+		&r.Endpoints: "km_endpoints", &r.Active: "km_active", &r.Stats: "km_stats",
+		&r.Refusals: "km_refusals", &r.Names: "km_names",
+		new(*ebpf.Map): "km_pods", new(*ebpf.Map): "km_stamps", new(*ebpf.Map): "km_udp_peers",
+	} {
+		spec := specs.Maps[name]
+		if spec == nil {
+			return fmt.Errorf("built-in maps: no map %s", name)
+		}
+		if n, ok := sizes[name]; ok {
+			spec.MaxEntries = n
+		}
+		m, err := openOrCreateMap(MapPath(r.BPFFS, name), spec)
+		if err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+		r.maps[name] = m
+		*field = m
+	}
+	return nil
+}
+
+// openOrCreateMap opens a pinned map, whatever its size, or creates and pins it.
+func openOrCreateMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err == nil {
+		spec.MaxEntries = m.MaxEntries()
+		if err := spec.Compatible(m); err != nil {
+			m.Close()
+			return nil, fmt.Errorf("pinned with another layout under the same ABI number, run 'kmesh-helper uninstall' when no pod needs it: %w", err)
+		}
+		return m, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if m, err = ebpf.NewMap(spec); err != nil {
+		return nil, err
+	}
+	if err := m.Pin(path); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// hookObjects are the objects whose programs are pinned, one per hook.
+var hookObjects = []func() (*ebpf.CollectionSpec, error){
+	loadConnect, loadSendmsg, loadRecvmsg, loadGetpeername, loadSockOps, loadTc,
+}
+
+func (r *Runtime) loadPrograms() error {
+	for _, load := range hookObjects {
+		progs, err := r.loadObject(load)
+		if err != nil {
+			return err
+		}
+		for name, p := range progs {
+			if err := r.pinProgram(name, p); err != nil {
+				return err
+			}
+		}
+	}
+	for _, h := range append(append([]Hook(nil), CgroupHooks...), TCHooks...) {
+		if r.progs[h.Name] == nil {
+			return fmt.Errorf("built-in programs: none for hook %s", h.Name)
+		}
+	}
+	return r.loadIterators()
+}
+
+// loadObject loads one object against the pinned maps; without are programs to
+// leave out.
+func (r *Runtime) loadObject(load func() (*ebpf.CollectionSpec, error), without ...string) (map[string]*ebpf.Program, error) {
+	spec, err := load()
+	if err != nil {
+		return nil, fmt.Errorf("built-in programs: %w", err)
+	}
+	for _, name := range without {
+		delete(spec.Programs, name)
+	}
+	replace := make(map[string]*ebpf.Map)
+	for name := range spec.Maps {
+		if m := r.maps[name]; m != nil {
+			replace[name] = m
+			spec.Maps[name].MaxEntries = m.MaxEntries()
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil {
+		return nil, fmt.Errorf("load programs: %w", err)
+	}
+	defer coll.Close()
+	progs := make(map[string]*ebpf.Program)
+	for name := range spec.Programs {
+		progs[name] = coll.DetachProgram(name)
+	}
+	return progs, nil
+}
+
+// pinProgram pins p as a hook's program, in place of another one, and keeps a
+// pinned one that is the same (kernel's tag), so that restarts change nothing.
+func (r *Runtime) pinProgram(hook string, p *ebpf.Program) error {
+	path := ProgPath(r.BPFFS, hook)
+	old, err := ebpf.LoadPinnedProgram(path, nil)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.Close()
+		return fmt.Errorf("program %s: %w", hook, err)
+	}
+	if err == nil {
+		same, err := sameProgram(old, p)
+		if err != nil {
+			return errors.Join(fmt.Errorf("program %s: %w", hook, err), old.Close(), p.Close())
+		}
+		if same {
+			p.Close()
+			r.progs[hook] = old
+			return nil
+		}
+		old.Close()
+		r.Replaced = append(r.Replaced, hook)
+	}
+	r.progs[hook] = p
+	// Pinned aside, then renamed: the plugin never finds the hook without one.
+	next := path + "_next"
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("program %s: %w", hook, err)
+	}
+	if err := p.Pin(next); err != nil {
+		return fmt.Errorf("program %s: %w", hook, err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		return fmt.Errorf("program %s: %w", hook, err)
+	}
+	return nil
+}
+
+func sameProgram(a, b *ebpf.Program) (bool, error) {
+	ai, err := a.Info()
+	if err != nil {
+		return false, err
+	}
+	bi, err := b.Info()
+	if err != nil {
+		return false, err
+	}
+	return ai.Tag == bi.Tag, nil
+}
+
+// Program returns the program of a hook.
+func (r *Runtime) Program(hook string) (*ebpf.Program, error) {
+	p := r.progs[hook]
+	if p == nil {
+		return nil, fmt.Errorf("no program for hook %s", hook)
+	}
+	return p, nil
+}
+
+// Map returns a map by name, nil if there is none.
+func (r *Runtime) Map(name string) *ebpf.Map { return r.maps[name] }
+
+// MapNames returns the names of all maps that have a capacity to watch.
+func (r *Runtime) MapNames() []string {
+	return []string{"km_pods", "km_frontends", "km_prefixes", "km_services", "km_clusters",
+		"km_endpoints", "km_active", "km_stats", "km_refusals", "km_names"}
+}
+
+// Close releases the handles; everything pinned stays.
+func (r *Runtime) Close() error {
+	var errs []error
+	for _, m := range r.maps {
+		errs = append(errs, m.Close())
+	}
+	for _, p := range r.progs {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Unpin removes everything of this ABI from the bpffs. Links that pods hold keep
+// their programs; see package netns for those.
+func Unpin(bpffs string) error {
+	if err := CheckBPFFS(bpffs); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(Dir(bpffs)); err != nil {
+		return fmt.Errorf("bpffs: %w", err)
+	}
+	return nil
+}

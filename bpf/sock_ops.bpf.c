@@ -1,0 +1,111 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * sock_ops: the life of a stamped TCP connection: open connections per endpoint
+ * (for least request), opened, failed, closed, bytes.
+ */
+#include "stats.h"
+
+/* TCP states (RFC 9293, section 3.3.2) as the kernel numbers them. */
+enum {
+	STATE_FIN_WAIT1 = 4,
+	STATE_FIN_WAIT2 = 5,
+	STATE_CLOSE = 7,
+	STATE_CLOSE_WAIT = 8,
+	STATE_LAST_ACK = 9,
+	STATE_CLOSING = 11,
+};
+
+static __always_inline void count_active(struct stamp *stamp, __s64 by)
+{
+	__u64 *n = bpf_map_lookup_elem(&km_active, &stamp->endpoint);
+
+	if (n)
+		__sync_fetch_and_add(n, by);
+}
+
+static __always_inline void connecting(struct bpf_sock_ops *ctx, struct stamp *stamp)
+{
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (stamp->flags & KM_STAMP_COUNTED)
+		return;
+	stamp->flags |= KM_STAMP_COUNTED;
+	count_active(stamp, 1);
+	/* Made here, so that a failure finds its counters. */
+	stats_make(stamp->service, stamp->cluster);
+}
+
+static __always_inline void established(struct bpf_sock_ops *ctx, struct stamp *stamp)
+{
+	struct stats *st = stats_find(stamp->service, stamp->cluster);
+
+	stamp->flags |= KM_STAMP_OPEN;
+	/* The kernel counts our SYN as a byte that was acknowledged. */
+	stamp->settled_sent = ctx->bytes_acked;
+	if (st)
+		__sync_fetch_and_add(&st->opened, 1);
+}
+
+static __always_inline void closed(struct bpf_sock_ops *ctx, struct stamp *stamp)
+{
+	struct stats *st = stats_find(stamp->service, stamp->cluster);
+	__u64 sent = ctx->bytes_acked, received = ctx->bytes_received;
+	__u32 was = ctx->args[0];
+	bool acked = ctx->snd_una == ctx->snd_nxt;
+
+	if (stamp->flags & KM_STAMP_COUNTED)
+		count_active(stamp, -1);
+	/* A FIN counts as a byte too, in both directions. */
+	if (acked && (was == STATE_FIN_WAIT2 || was == STATE_LAST_ACK || was == STATE_CLOSING))
+		sent--;
+	if (was == STATE_FIN_WAIT2 || was == STATE_LAST_ACK || was == STATE_CLOSING ||
+	    was == STATE_CLOSE_WAIT)
+		received--;
+	if (st && (stamp->flags & KM_STAMP_OPEN)) {
+		__sync_fetch_and_add(&st->closed, 1);
+		settle(&st->sent, &stamp->settled_sent, sent);
+		settle(&st->received, &stamp->settled_received, received);
+	} else if (st) {
+		__sync_fetch_and_add(&st->failed, 1);
+	}
+	stamp->flags = 0;
+}
+
+SEC("sockops")
+int sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct stamp *stamp;
+	struct bpf_sock *sk;
+
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == STATE_CLOSE)
+			break;
+		return 1;
+	default:
+		return 1;
+	}
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
+	if (!stamp)
+		return 1;
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		connecting(ctx, stamp);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		established(ctx, stamp);
+		break;
+	default:
+		closed(ctx, stamp);
+	}
+	return 1;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package publish
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"kmesh/bpf"
+)
+
+// apply makes the maps hold want, in the order that make-before-break demands, and
+// keeps the mirror true at every step.
+func (p *Publisher) apply(ctx context.Context, want tables) (res Result, err error) {
+	// Ids first: after a crash they must not come back for something else.
+	if err := p.reserveIDs(); err != nil {
+		return res, err
+	}
+	w := &writer{res: &res}
+	putAll(w, p.rt.Names, p.now.names, want.names, equal, nameValue)
+	w.addEndpoints(p, want.endpoints)
+	retired := w.putClusters(p, want.clusters)
+	putAll(w, p.rt.Services, p.now.services, want.services, equal, identity)
+	putAll(w, p.rt.Frontends, p.now.frontends, want.frontends, equal, identity)
+	putAll(w, p.rt.Prefixes, p.now.prefixes, want.prefixes, equal, identity)
+	if w.err == nil {
+		w.err = ctx.Err() // the last moment at which stopping costs nothing
+	}
+	deleteOthers(w, p.rt.Frontends, p.now.frontends, want.frontends)
+	deleteOthers(w, p.rt.Prefixes, p.now.prefixes, want.prefixes)
+	deleteOthers(w, p.rt.Services, p.now.services, want.services)
+	for id, c := range p.now.clusters {
+		if _, keep := want.clusters[id]; !keep {
+			retired = append(retired, c.value.V4, c.value.V6)
+		}
+	}
+	deleteOthers(w, p.rt.Clusters, p.now.clusters, want.clusters)
+	if w.err != nil {
+		// The extents stay taken until a later publication or a restart.
+		return res, w.err
+	}
+	gone := missing(p.now.endpoints, want.endpoints)
+	if len(gone)+len(retired) > 0 {
+		gracePeriod()
+	}
+	for _, x := range retired {
+		p.free.give(x)
+	}
+	for _, id := range gone {
+		res.Removed = append(res.Removed, endpointAddr(p.now.endpoints[id]))
+	}
+	deleteOthers(w, p.rt.Endpoints, p.now.endpoints, want.endpoints)
+	w.forget(p, gone, missing(p.now.names, want.names))
+	deleteOthers(w, p.rt.Names, p.now.names, want.names)
+	return res, w.err
+}
+
+// reserveIDs records the next fresh id; phase and generation stay.
+func (p *Publisher) reserveIDs() error {
+	st, err := p.rt.State()
+	if err != nil {
+		return err
+	}
+	return p.rt.SetState(st.Phase, st.Generation, p.nextID)
+}
+
+// writer writes until the first error.
+type writer struct {
+	res *Result
+	err error
+}
+
+func equal[V comparable](a, b V) bool { return a == b }
+func identity[V any](v V) V           { return v }
+
+// batchFrom is the number of changes from which one batch call is cheaper than
+// single ones.
+const batchFrom = 16
+
+// putAll writes the entries of want that differ from now, and mirrors them. value
+// turns a mirrored value into the map's.
+func putAll[K comparable, V, M any](w *writer, m *ebpf.Map, now, want map[K]V, same func(a, b V) bool, value func(V) M) {
+	var keys []K
+	var values []M
+	for k, v := range want {
+		if old, ok := now[k]; !ok || !same(old, v) {
+			keys = append(keys, k)
+			values = append(values, value(v))
+		}
+	}
+	if w.err != nil || len(keys) == 0 {
+		return
+	}
+	if w.err = putEntries(m, keys, values); w.err != nil {
+		return
+	}
+	for _, k := range keys {
+		now[k] = want[k]
+	}
+	w.res.Written += len(keys)
+}
+
+func putEntries[K, M any](m *ebpf.Map, keys []K, values []M) error {
+	if len(keys) >= batchFrom {
+		_, err := m.BatchUpdate(keys, values, nil)
+		if err == nil || !errors.Is(err, ebpf.ErrNotSupported) {
+			return wrapMap(m, err)
+		}
+	}
+	for i, k := range keys {
+		if err := m.Put(k, values[i]); err != nil {
+			return wrapMap(m, err)
+		}
+	}
+	return nil
+}
+
+func wrapMap(m *ebpf.Map, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("write %v: %w", m, err)
+}
+
+// deleteOthers deletes the entries of now that want does not have.
+func deleteOthers[K comparable, V any](w *writer, m *ebpf.Map, now, want map[K]V) {
+	for _, k := range missing(now, want) {
+		if w.err != nil {
+			return
+		}
+		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			w.err = fmt.Errorf("delete from %v: %w", m, err)
+			return
+		}
+		delete(now, k)
+		w.res.Deleted++
+	}
+}
+
+// missing returns the keys of now that want does not have.
+func missing[K comparable, V any](now, want map[K]V) []K {
+	var keys []K
+	for k := range now {
+		if _, keep := want[k]; !keep {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// addEndpoints writes new endpoints, each with its count of open connections. An
+// endpoint never changes: another address is another endpoint.
+func (w *writer) addEndpoints(p *Publisher, want map[uint32]bpf.Endpoint) {
+	active := make(map[uint32]uint64)
+	for id := range p.now.endpoints {
+		active[id] = 0
+	}
+	wantActive := make(map[uint32]uint64)
+	for id := range want {
+		wantActive[id] = 0
+	}
+	putAll(w, p.rt.Active, active, wantActive, equal, identity)
+	putAll(w, p.rt.Endpoints, p.now.endpoints, want, equal, identity)
+}
+
+// putClusters writes the clusters that changed, each with fresh extents, and
+// returns the extents that they had.
+func (w *writer) putClusters(p *Publisher, want map[uint32]cluster) (retired []bpf.Extent) {
+	changed := make(map[uint32]cluster)
+	for _, id := range sortedIDs(want) {
+		c := want[id]
+		if old, ok := p.now.clusters[id]; ok && old.equal(c) {
+			continue
+		}
+		if w.err != nil {
+			return nil
+		}
+		if c.value.V4, w.err = p.writeSlots(c.v4); w.err != nil {
+			break
+		}
+		if c.value.V6, w.err = p.writeSlots(c.v6); w.err != nil {
+			p.free.give(c.value.V4)
+			break
+		}
+		changed[id] = c
+	}
+	if w.err != nil {
+		// Nothing names these extents yet.
+		for _, c := range changed {
+			p.free.give(c.value.V4)
+			p.free.give(c.value.V6)
+		}
+		return nil
+	}
+	for id := range changed {
+		if old, ok := p.now.clusters[id]; ok {
+			retired = append(retired, old.value.V4, old.value.V6)
+		}
+	}
+	putAll(w, p.rt.Clusters, p.now.clusters, changed, cluster.equal, func(c cluster) bpf.Cluster { return c.value })
+	return retired
+}
+
+func sortedIDs(m map[uint32]cluster) []uint32 { return slices.Sorted(maps.Keys(m)) }
+
+// writeSlots writes a table into free slots, through the map's memory: no system
+// call for any of them.
+func (p *Publisher) writeSlots(slots []bpf.Slot) (bpf.Extent, error) {
+	if len(slots) == 0 {
+		return bpf.Extent{}, nil
+	}
+	x, err := p.free.take(uint32(len(slots)))
+	if err != nil {
+		return x, err
+	}
+	mem, err := p.rt.Slots.Memory()
+	if err != nil {
+		p.free.give(x)
+		return bpf.Extent{}, fmt.Errorf("map km_slots: %w", err)
+	}
+	buf := make([]byte, 0, len(slots)*slotSize)
+	for _, s := range slots {
+		for _, field := range []uint32{s.Endpoint, s.Weight, s.Alias, s.Cut} {
+			buf = binary.NativeEndian.AppendUint32(buf, field)
+		}
+	}
+	if _, err := mem.WriteAt(buf, int64(x.Offset)*slotSize); err != nil {
+		p.free.give(x)
+		return bpf.Extent{}, fmt.Errorf("map km_slots: %w", err)
+	}
+	return x, nil
+}
+
+// slotSize is sizeof(struct slot); a test holds it against the generated type.
+const slotSize = 16
+
+// forget deletes the counters of what is gone.
+func (w *writer) forget(p *Publisher, endpoints, names []uint32) {
+	for _, id := range endpoints {
+		if err := p.rt.Active.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			w.err = errors.Join(w.err, fmt.Errorf("delete from %v: %w", p.rt.Active, err))
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	w.err = errors.Join(w.err,
+		deleteWhere(p.rt.Stats, func(k bpf.StatsKey) bool {
+			return slices.Contains(names, k.Service) || slices.Contains(names, k.Cluster)
+		}),
+		deleteWhere(p.rt.Refusals, func(k bpf.RefusalKey) bool { return slices.Contains(names, k.Service) }))
+}
+
+func deleteWhere[K any](m *ebpf.Map, gone func(K) bool) error {
+	var keys []K
+	var k K
+	var v []byte
+	it := m.Iterate()
+	for it.Next(&k, &v) {
+		if gone(k) {
+			keys = append(keys, k)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read %v: %w", m, err)
+	}
+	for _, k := range keys {
+		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete from %v: %w", m, err)
+		}
+	}
+	return nil
+}
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL: it returns after an RCU grace period
+// of the whole system, so every program that was running has ended.
+const membarrierGlobal = 1
+
+// noMembarrierWait stands in for a grace period where the kernel refuses it
+// (nohz_full). Programs run for microseconds.
+const noMembarrierWait = time.Second
+
+func gracePeriod() {
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+		time.Sleep(noMembarrierWait)
+	}
+}
+
+func nameValue(n name) bpf.Name {
+	v := bpf.Name{Scope: n.scope, Kind: n.kind, Len: uint8(len(n.name))}
+	copy(v.Name[:], n.name)
+	return v
+}

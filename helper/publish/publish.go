@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package publish writes snapshots of the mesh into the orchestration maps. It is
+// their only writer.
+//
+// The invariants:
+//
+//   - Make before break: what a name leads to is written before the name, and
+//     deleted after it, with a grace period between, so that a program that runs
+//     meanwhile finds the old answer or the new one, never neither.
+//   - By difference: only what changed is written. A restarted publisher reads back
+//     what its predecessor left and goes on from there.
+//   - Ids are given out once, survive a restart through km_names, and never come
+//     back for something else.
+//   - All or nothing where it counts: a snapshot that does not fit is refused before
+//     anything is written.
+package publish
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"kmesh/bpf"
+	"kmesh/helper/mesh"
+)
+
+// Publisher holds the content of the maps as it is.
+type Publisher struct {
+	rt  *bpf.Runtime
+	log *slog.Logger
+
+	mu         sync.Mutex
+	generation uint64
+	nextID     uint64
+	live       bool
+	now        tables
+	free       extents
+}
+
+// tables mirrors the maps.
+type tables struct {
+	names     map[uint32]name
+	frontends map[bpf.FrontendKey]uint32
+	prefixes  map[bpf.PrefixKey]uint32
+	services  map[uint32]bpf.Service
+	clusters  map[uint32]cluster
+	endpoints map[uint32]bpf.Endpoint
+}
+
+// cluster is a cluster with the content of its extents.
+type cluster struct {
+	value  bpf.Cluster // Turn is 0
+	v4, v6 []bpf.Slot
+}
+
+// name is what an id stands for.
+type name struct {
+	scope uint32
+	kind  uint8
+	name  string
+}
+
+// New opens a publisher over loaded maps and reads what they hold.
+func New(rt *bpf.Runtime, log *slog.Logger) (*Publisher, error) {
+	p := &Publisher{rt: rt, log: log}
+	if err := p.recover(); err != nil {
+		return nil, fmt.Errorf("read back the maps: %w", err)
+	}
+	return p, nil
+}
+
+// Result says what a publication did.
+type Result struct {
+	Generation uint64
+	// Written and Deleted count map entries; both 0: nothing changed.
+	Written, Deleted int
+	// Removed are the endpoints that may no longer be chosen.
+	Removed []netip.AddrPort
+}
+
+// Publish makes the maps hold the snapshot. On an error the maps still answer as
+// before, or with a part of the snapshot whose names are complete; publishing again
+// goes on from there.
+func (p *Publisher) Publish(ctx context.Context, s *mesh.Snapshot) (Result, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	want, err := p.compile(s)
+	if err != nil {
+		return Result{}, fmt.Errorf("publish: %w", err)
+	}
+	if err := p.fits(want); err != nil {
+		return Result{}, fmt.Errorf("publish: %w", err)
+	}
+	res, err := p.apply(ctx, want)
+	if err != nil {
+		return res, fmt.Errorf("publish: %w", err)
+	}
+	if res.Written+res.Deleted == 0 && p.live {
+		res.Generation = p.generation
+		return res, nil
+	}
+	if err := p.rt.SetState(bpf.PhaseLive, p.generation+1, p.nextID); err != nil {
+		return res, fmt.Errorf("publish: %w", err)
+	}
+	p.generation++
+	p.live = true
+	res.Generation = p.generation
+	p.log.Info("published", "generation", p.generation, "written", res.Written, "deleted", res.Deleted)
+	return res, nil
+}
+
+// Live tells whether a snapshot is in the maps, and which generation.
+func (p *Publisher) Live() (generation uint64, live bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.generation, p.live
+}
+
+// Index resolves ids of the maps to names: a copy, for the readers of counters.
+type Index struct {
+	Services  map[uint32]string
+	Clusters  map[uint32]string
+	Endpoints map[uint32]EndpointName
+}
+
+// EndpointName says what an endpoint id stands for.
+type EndpointName struct {
+	Cluster string
+	Addr    netip.AddrPort
+}
+
+// Index returns the names of all ids in use.
+func (p *Publisher) Index() Index {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ix := Index{
+		Services:  make(map[uint32]string),
+		Clusters:  make(map[uint32]string),
+		Endpoints: make(map[uint32]EndpointName, len(p.now.endpoints)),
+	}
+	for id, n := range p.now.names {
+		switch n.kind {
+		case bpf.NameService:
+			ix.Services[id] = n.name
+		case bpf.NameCluster:
+			ix.Clusters[id] = n.name
+		}
+	}
+	for id, e := range p.now.endpoints {
+		ix.Endpoints[id] = EndpointName{ix.Clusters[e.Cluster], endpointAddr(e)}
+	}
+	return ix
+}
+
+func endpointAddr(e bpf.Endpoint) netip.AddrPort {
+	return netip.AddrPortFrom(bpf.AddrOf(e.Addr, e.Family), bpf.PortWord(e.Port))
+}
+
+// fits refuses a snapshot that the maps cannot hold, together with what they hold
+// already: old and new stand side by side for a moment.
+func (p *Publisher) fits(want tables) error {
+	for _, m := range []struct {
+		name     string
+		old, new int
+	}{
+		{"km_frontends", len(p.now.frontends), countNew(p.now.frontends, want.frontends)},
+		{"km_prefixes", len(p.now.prefixes), countNew(p.now.prefixes, want.prefixes)},
+		{"km_services", len(p.now.services), countNew(p.now.services, want.services)},
+		{"km_clusters", len(p.now.clusters), countNew(p.now.clusters, want.clusters)},
+		{"km_endpoints", len(p.now.endpoints), countNew(p.now.endpoints, want.endpoints)},
+		{"km_names", len(p.now.names), countNew(p.now.names, want.names)},
+	} {
+		if capacity := int(p.rt.Map(m.name).MaxEntries()); m.old+m.new > capacity {
+			return fmt.Errorf("map %s holds %d of %d entries and cannot take %d more: the last good state stays; narrow the configuration or raise the map's size", m.name, m.old, capacity, m.new)
+		}
+	}
+	return p.slotsFit(want)
+}
+
+// slotsFit takes the slots of all changed tables out of a copy of the free space,
+// in the order in which putClusters will.
+func (p *Publisher) slotsFit(want tables) error {
+	free := slices.Clone(p.free)
+	for _, id := range sortedIDs(want.clusters) {
+		c := want.clusters[id]
+		if old, ok := p.now.clusters[id]; ok && old.equal(c) {
+			continue
+		}
+		for _, table := range [][]bpf.Slot{c.v4, c.v6} {
+			if len(table) == 0 {
+				continue
+			}
+			if _, err := free.take(uint32(len(table))); err != nil {
+				return fmt.Errorf("cluster %q: %w", want.names[id].name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func countNew[K comparable, V any](old, new map[K]V) int {
+	n := 0
+	for k := range maps.Keys(new) {
+		if _, ok := old[k]; !ok {
+			n++
+		}
+	}
+	return n
+}
