@@ -148,21 +148,21 @@ struct stats_key {
 };
 
 struct stats {
-	__u64 opened;  /* TCP: handshake done */
-	__u64 closed;  /* TCP: of the opened ones */
-	__u64 failed;  /* TCP: ended before the handshake was done */
-	__u64 sent;    /* TCP: bytes the peer has acknowledged */
+	__u64 opened;   /* TCP: handshake done */
+	__u64 closed;   /* TCP: of the opened ones */
+	__u64 failed;   /* TCP: ended before the handshake was done */
+	__u64 sent;     /* TCP: bytes the peer has acknowledged */
 	__u64 received; /* TCP: bytes received in order */
-	__u64 flows;   /* UDP: associations made */
-	__u64 passed;  /* connections sent where the client meant them */
+	__u64 flows;    /* UDP: associations made */
+	__u64 passed;   /* connections sent where the client meant them */
 };
 
 enum reason {
-	KM_REASON_NO_ENDPOINT = 1,  /* no healthy endpoint */
-	KM_REASON_NO_FAMILY = 2,    /* endpoints, but none of the socket's family */
-	KM_REASON_BLACKHOLE = 3,    /* the cluster is one on purpose */
-	KM_REASON_TLS = 4,          /* the cluster demands TLS origination */
-	KM_REASON_INCOMPLETE = 5,   /* the maps name something they do not hold */
+	KM_REASON_NO_ENDPOINT = 1, /* no healthy endpoint */
+	KM_REASON_NO_FAMILY = 2,   /* endpoints, but none of the socket's family */
+	KM_REASON_BLACKHOLE = 3,   /* the cluster is one on purpose */
+	KM_REASON_TLS = 4,         /* the cluster demands TLS origination */
+	KM_REASON_INCOMPLETE = 5,  /* the maps name something they do not hold */
 };
 
 struct refusal_key {

@@ -11,8 +11,8 @@
  * connect_to decides for dst and stamps the socket. A socket that connects anew
  * (UDP, or TCP after a refusal) must not keep an old stamp.
  */
-static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx,
-						struct frontend_key *dst, struct choice *c)
+static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx, struct frontend_key *dst,
+						struct choice *c)
 {
 	struct pod *pod = this_pod(ctx);
 	struct udp_peers *peers;

@@ -140,8 +140,8 @@ static __always_inline __u32 hash_source(const struct pod *pod, __u8 family)
 }
 
 static __always_inline __u32 choose_endpoint(struct cluster *cl, const struct extent *table,
-					     const struct service *svc,
-					     const struct pod *pod, __u8 family)
+					     const struct service *svc, const struct pod *pod,
+					     __u8 family)
 {
 	struct slot *s = NULL;
 
@@ -206,8 +206,7 @@ static __always_inline enum decision decide(struct frontend_key *dst, const stru
 	table = dst->family == 4 ? cl->v4 : cl->v6;
 	other = dst->family == 4 ? cl->v6 : cl->v4;
 	if (!table.n)
-		return refuse(out->service,
-			      other.n ? KM_REASON_NO_FAMILY : KM_REASON_NO_ENDPOINT);
+		return refuse(out->service, other.n ? KM_REASON_NO_FAMILY : KM_REASON_NO_ENDPOINT);
 	out->endpoint = choose_endpoint(cl, &table, svc, pod, dst->family);
 	ep = bpf_map_lookup_elem(&km_endpoints, &out->endpoint);
 	if (!ep)

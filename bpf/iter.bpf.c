@@ -6,7 +6,8 @@
  *   sockets   every stamped socket of the node: one record each, and the bytes of
  *             live connections are added to the counters
  *   udp_reap  in one pod's netns: ends connected UDP sockets whose endpoint may no
- *             longer be chosen; the application sees ECONNABORTED and connects anew
+ *             longer be chosen; the application gets an error (ECONNABORTED from
+ *             recv, EDESTADDRREQ from send) and connects anew
  */
 #include "stats.h"
 

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // LoadOptions configure Load.
@@ -31,7 +31,7 @@ type Runtime struct {
 	Prefixes  *ebpf.Map // PrefixKey -> service id
 	Services  *ebpf.Map // id -> Service
 	Clusters  *ebpf.Map // id -> Cluster
-	Slots     *ebpf.Map // index -> Slot
+	Slots     *ebpf.Map // index -> Slot; see SlotMemory
 	Endpoints *ebpf.Map // id -> Endpoint
 	Active    *ebpf.Map // endpoint id -> open connections
 	Stats     *ebpf.Map // StatsKey -> Stats
@@ -45,6 +45,7 @@ type Runtime struct {
 	Unsupported map[string]error
 
 	state *ebpf.Map
+	slots []byte // km_slots, mapped
 	maps  map[string]*ebpf.Map
 	progs map[string]*ebpf.Program
 }
@@ -52,15 +53,16 @@ type Runtime struct {
 // Load opens what is pinned, creates and pins what is not, and replaces pinned
 // programs that differ from the ones built in. It changes no map's content, so it
 // is safe under traffic.
+//
+// No memlock limit is raised: since Linux 5.11 maps are charged to the memory
+// cgroup. Package ebpf/rlimit must not even be imported: its init calls bpf(2), in
+// the plugin too, where pods that are not enrolled must not cost that.
 func Load(opts LoadOptions) (_ *Runtime, err error) {
 	if opts.BPFFS == "" {
 		opts.BPFFS = DefaultBPFFS
 	}
 	if err := CheckBPFFS(opts.BPFFS); err != nil {
 		return nil, err
-	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("memlock limit (kernels before 5.11 need CAP_SYS_RESOURCE): %w", err)
 	}
 	for _, dir := range []string{filepath.Dir(MapPath(opts.BPFFS, "x")), filepath.Dir(ProgPath(opts.BPFFS, "x"))} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -79,6 +81,9 @@ func Load(opts LoadOptions) (_ *Runtime, err error) {
 		}
 	}()
 	if err := r.loadMaps(opts.MaxEntries); err != nil {
+		return nil, err
+	}
+	if err := r.mapSlots(); err != nil {
 		return nil, err
 	}
 	if err := r.loadPrograms(); err != nil {
@@ -152,6 +157,22 @@ func openOrCreateMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	}
 	return m, nil
 }
+
+// mapSlots maps km_slots into memory. The mapping is made by hand, and not by
+// Map.Memory, so that Close can end it: a mapping keeps the map alive.
+func (r *Runtime) mapSlots() error {
+	size := int(r.Slots.MaxEntries()) * int(r.Slots.ValueSize())
+	mem, err := unix.Mmap(r.Slots.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map km_slots: mmap: %w", err)
+	}
+	r.slots = mem
+	return nil
+}
+
+// SlotMemory is the content of km_slots, to be read and written in place: one Slot
+// after the other. It is valid until Close.
+func (r *Runtime) SlotMemory() []byte { return r.slots }
 
 // hookObjects are the objects whose programs are pinned, one per hook.
 var hookObjects = []func() (*ebpf.CollectionSpec, error){
@@ -271,12 +292,16 @@ func (r *Runtime) Map(name string) *ebpf.Map { return r.maps[name] }
 // MapNames returns the names of all maps that have a capacity to watch.
 func (r *Runtime) MapNames() []string {
 	return []string{"km_pods", "km_frontends", "km_prefixes", "km_services", "km_clusters",
-		"km_endpoints", "km_active", "km_stats", "km_refusals", "km_names"}
+		"km_slots", "km_endpoints", "km_active", "km_stats", "km_refusals", "km_names"}
 }
 
 // Close releases the handles; everything pinned stays.
 func (r *Runtime) Close() error {
 	var errs []error
+	if r.slots != nil {
+		errs = append(errs, unix.Munmap(r.slots))
+		r.slots = nil
+	}
 	for _, m := range r.maps {
 		errs = append(errs, m.Close())
 	}

@@ -8,8 +8,8 @@
  */
 #include "udp.h"
 
-static __always_inline enum decision send_to(struct bpf_sock_addr *ctx,
-					     struct frontend_key *dst, struct choice *c)
+static __always_inline enum decision send_to(struct bpf_sock_addr *ctx, struct frontend_key *dst,
+					     struct choice *c)
 {
 	struct pod *pod = this_pod(ctx);
 	struct udp_peers *peers;

@@ -51,6 +51,10 @@ const (
 // a hash of the pod's address (KM_SERVICE_HASH_SOURCE).
 const ServiceHashSource = 1
 
+// StampCounted is the flag of a socket that counts as an open connection of its
+// endpoint (KM_STAMP_COUNTED).
+const StampCounted = 1
+
 // Limits of the layout.
 const (
 	// MaxWeighted is the most clusters that one service may split over.

@@ -10,7 +10,7 @@
 
 /* The association of this socket with a VIP, NULL if it has none. */
 static __always_inline struct udp_peer *peer_by_vip(struct udp_peers *all,
-						       const struct frontend_key *vip)
+						    const struct frontend_key *vip)
 {
 	for (int i = 0; i < KM_UDP_PEERS; i++) {
 		struct udp_peer *p = &all->peers[i];
@@ -24,7 +24,7 @@ static __always_inline struct udp_peer *peer_by_vip(struct udp_peers *all,
 
 /* The association whose endpoint a datagram came from, the newest first. */
 static __always_inline struct udp_peer *peer_by_source(struct udp_peers *all,
-							  const struct frontend_key *src)
+						       const struct frontend_key *src)
 {
 	__u32 newest = all->next + KM_UDP_PEERS - 1;
 
@@ -39,8 +39,7 @@ static __always_inline struct udp_peer *peer_by_source(struct udp_peers *all,
 }
 
 /* Remembers a choice: in place of the VIP's old one, else of the oldest. */
-static __always_inline void remember_peer(struct udp_peers *all,
-					  const struct frontend_key *vip,
+static __always_inline void remember_peer(struct udp_peers *all, const struct frontend_key *vip,
 					  const struct choice *c)
 {
 	struct udp_peer *p = peer_by_vip(all, vip);

@@ -74,6 +74,9 @@ type Service struct {
 	// proxy filter's source_ip hash policy); without it, they are drawn from at
 	// random, as Envoy does.
 	HashSource bool
+	// HTTP is the routing of a service that speaks HTTP/1; nil for L4. Clusters
+	// then serve what is not HTTP/1.
+	HTTP *HTTP
 }
 
 // Frontend is a destination: a prefix of addresses, a port and a protocol. A host

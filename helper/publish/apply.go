@@ -221,20 +221,11 @@ func (p *Publisher) writeSlots(slots []bpf.Slot) (bpf.Extent, error) {
 	if err != nil {
 		return x, err
 	}
-	mem, err := p.rt.Slots.Memory()
-	if err != nil {
-		p.free.give(x)
-		return bpf.Extent{}, fmt.Errorf("map km_slots: %w", err)
-	}
-	buf := make([]byte, 0, len(slots)*slotSize)
+	buf := p.rt.SlotMemory()[int(x.Offset)*slotSize:][:0]
 	for _, s := range slots {
 		for _, field := range []uint32{s.Endpoint, s.Weight, s.Alias, s.Cut} {
 			buf = binary.NativeEndian.AppendUint32(buf, field)
 		}
-	}
-	if _, err := mem.WriteAt(buf, int64(x.Offset)*slotSize); err != nil {
-		p.free.give(x)
-		return bpf.Extent{}, fmt.Errorf("map km_slots: %w", err)
 	}
 	return x, nil
 }

@@ -85,9 +85,9 @@ func (a *allocator) endpointID(e bpf.Endpoint) uint32 {
 	return id
 }
 
-// storedName fits a name into km_names: a longer one is cut and made unique again
+// StoredName fits a name into km_names: a longer one is cut and made unique again
 // by a hash of the whole.
-func storedName(s string) string {
+func StoredName(s string) string {
 	if len(s) <= bpf.MaxName {
 		return s
 	}
@@ -96,23 +96,32 @@ func storedName(s string) string {
 	return s[:bpf.MaxName-len(tail)] + tail
 }
 
+// ScopeName is how a scope is named in km_names and in counters: empty for the
+// default scope.
+func ScopeName(k mesh.ScopeKey) string {
+	if k == (mesh.ScopeKey{}) {
+		return ""
+	}
+	return StoredName(k.Namespace + "/" + k.ServiceAccount + "/" + k.Labels)
+}
+
 func compileScope(sc *mesh.Scope, ids *allocator, want *tables) error {
 	scope := uint32(0) // the default scope: pods without an entry of their own get it too
 	if sc.Key != (mesh.ScopeKey{}) {
-		n := name{kind: bpf.NameScope, name: storedName(fmt.Sprintf("%s/%s/%s", sc.Key.Namespace, sc.Key.ServiceAccount, sc.Key.Labels))}
+		n := name{kind: bpf.NameScope, name: ScopeName(sc.Key)}
 		scope = ids.nameID(n)
 		want.names[scope] = n
 	}
 	clusterIDs := make(map[string]uint32, len(sc.Clusters))
 	for cname, c := range sc.Clusters {
-		n := name{scope: scope, kind: bpf.NameCluster, name: storedName(cname)}
+		n := name{scope: scope, kind: bpf.NameCluster, name: StoredName(cname)}
 		id := ids.nameID(n)
 		want.names[id] = n
 		clusterIDs[cname] = id
 		want.clusters[id] = compileCluster(id, c, ids, want)
 	}
 	for _, svc := range sc.Services {
-		n := name{scope: scope, kind: bpf.NameService, name: storedName(svc.Name)}
+		n := name{scope: scope, kind: bpf.NameService, name: StoredName(svc.Name)}
 		id := ids.nameID(n)
 		want.names[id] = n
 		v, err := compileService(svc, clusterIDs)

@@ -121,42 +121,6 @@ func (p *Publisher) Live() (generation uint64, live bool) {
 	return p.generation, p.live
 }
 
-// Index resolves ids of the maps to names: a copy, for the readers of counters.
-type Index struct {
-	Services  map[uint32]string
-	Clusters  map[uint32]string
-	Endpoints map[uint32]EndpointName
-}
-
-// EndpointName says what an endpoint id stands for.
-type EndpointName struct {
-	Cluster string
-	Addr    netip.AddrPort
-}
-
-// Index returns the names of all ids in use.
-func (p *Publisher) Index() Index {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	ix := Index{
-		Services:  make(map[uint32]string),
-		Clusters:  make(map[uint32]string),
-		Endpoints: make(map[uint32]EndpointName, len(p.now.endpoints)),
-	}
-	for id, n := range p.now.names {
-		switch n.kind {
-		case bpf.NameService:
-			ix.Services[id] = n.name
-		case bpf.NameCluster:
-			ix.Clusters[id] = n.name
-		}
-	}
-	for id, e := range p.now.endpoints {
-		ix.Endpoints[id] = EndpointName{ix.Clusters[e.Cluster], endpointAddr(e)}
-	}
-	return ix
-}
-
 func endpointAddr(e bpf.Endpoint) netip.AddrPort {
 	return netip.AddrPortFrom(bpf.AddrOf(e.Addr, e.Family), bpf.PortWord(e.Port))
 }

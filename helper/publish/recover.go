@@ -72,14 +72,7 @@ func (p *Publisher) readSlots(x bpf.Extent) ([]bpf.Slot, error) {
 	if err := p.free.mark(x); err != nil {
 		return nil, err
 	}
-	mem, err := p.rt.Slots.Memory()
-	if err != nil {
-		return nil, fmt.Errorf("map km_slots: %w", err)
-	}
-	buf := make([]byte, int(x.N)*slotSize)
-	if _, err := mem.ReadAt(buf, int64(x.Offset)*slotSize); err != nil {
-		return nil, fmt.Errorf("map km_slots: %w", err)
-	}
+	buf := p.rt.SlotMemory()[int(x.Offset)*slotSize:]
 	slots := make([]bpf.Slot, x.N)
 	for i := range slots {
 		b := buf[i*slotSize:]

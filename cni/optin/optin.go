@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package optin decides whether a pod is enrolled, from its annotations and from the last-known set of opted-in namespaces that the helper keeps on disk.
+//
+// Invariant: a pod that did not opt in never fails because of us. Only an annotation of the pod's own can make a decision an error; a namespace set that
+// is missing or broken counts as empty, with a warning.
+package optin
+
+import "fmt"
+
+// Annotations that are read.
+const (
+	// AnnotationEnroll on a pod is "true" or "false".
+	AnnotationEnroll = "kmesh.net/enroll"
+	// AnnotationOnUnready on a pod is "pass": start it ungoverned when the mesh is not ready.
+	AnnotationOnUnready = "kmesh.net/on-unready"
+	// Marks of another mesh's data plane on a pod.
+	annotationSidecar = "sidecar.istio.io/status"
+	annotationAmbient = "ambient.istio.io/redirection"
+)
+
+// AnnotationsRead are all that Decide looks at.
+var AnnotationsRead = []string{AnnotationEnroll, AnnotationOnUnready, annotationSidecar, annotationAmbient}
+
+// Mode is what a namespace says of its pods.
+type Mode string
+
+// The modes. A namespace without one is not in the set.
+const (
+	// Enroll: pods are enrolled unless they say "false" (label istio.io/dataplane-mode: kmesh).
+	Enroll Mode = "enroll"
+	// Required: pods are enrolled even if they say "false" (label kmesh.net/enroll: required).
+	Required Mode = "required"
+)
+
+// controlPlane are namespaces whose pods are never enrolled, whatever the set says: the mesh must not need itself to start.
+var controlPlane = map[string]bool{"kube-system": true, "istio-system": true, "kmesh-system": true}
+
+// Decision is the answer, with the reason in words.
+type Decision struct {
+	Enroll          bool
+	PassWhenUnready bool
+	Reason          string
+}
+
+// AnnotationError is a value that cannot be obeyed.
+type AnnotationError struct {
+	Annotation, Value, Remedy string
+}
+
+func (e *AnnotationError) Error() string {
+	value := e.Value
+	if len(value) > 40 {
+		value = value[:40] + "..."
+	}
+	return fmt.Sprintf("pod annotation %s has value %q: %s", e.Annotation, value, e.Remedy)
+}
+
+// Decide answers for a pod of the namespace with these annotations. The order is: what may not be enrolled; a namespace that requires it; the pod's own
+// word; the namespace's; no.
+func Decide(namespace string, annotations map[string]string, set Set) (Decision, error) {
+	for _, a := range []string{annotationSidecar, annotationAmbient} {
+		if _, ok := annotations[a]; ok {
+			return Decision{Reason: "another data plane governs the pod: annotation " + a}, nil
+		}
+	}
+	if controlPlane[namespace] || set.isControlPlane(namespace) {
+		return Decision{Reason: "namespace " + namespace + " is the control plane's"}, nil
+	}
+	d := Decision{}
+	mode := set.Namespaces[namespace]
+	value, said := annotations[AnnotationEnroll]
+	switch {
+	case said && value != "true" && value != "false":
+		return Decision{}, &AnnotationError{AnnotationEnroll, value, `set it to "true" or "false", or remove it`}
+	case mode == Required:
+		d = Decision{Enroll: true, Reason: "namespace " + namespace + " requires it"}
+	case value == "true":
+		d = Decision{Enroll: true, Reason: "pod annotation " + AnnotationEnroll}
+	case value == "false":
+		return Decision{Reason: "pod annotation " + AnnotationEnroll}, nil
+	case mode == Enroll:
+		d = Decision{Enroll: true, Reason: "namespace " + namespace + " opted in"}
+	default:
+		return Decision{Reason: "neither pod nor namespace opted in"}, nil
+	}
+	switch value, said := annotations[AnnotationOnUnready]; {
+	case !said:
+	case value == "pass":
+		d.PassWhenUnready = true
+	default:
+		return Decision{}, &AnnotationError{AnnotationOnUnready, value, `set it to "pass", or remove it to let the pod wait for the mesh`}
+	}
+	return d, nil
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package publish
+
+import (
+	"context"
+	"fmt"
+
+	"kmesh/bpf"
+)
+
+// Recounter corrects the numbers of open connections by the kernel's own list of
+// sockets. The programs count a connection when it begins and when it ends; the end
+// is missed when a pod's programs go before its last sockets do.
+type Recounter struct {
+	p *Publisher
+	// off are the endpoints whose count differed last time, and by how much. A
+	// count in motion differs by another amount each time; one that is wrong
+	// differs by the same.
+	off map[uint32]int64
+}
+
+// NewRecounter returns a recounter for the publisher's maps.
+func NewRecounter(p *Publisher) *Recounter {
+	return &Recounter{p: p, off: make(map[uint32]int64)}
+}
+
+// Recount compares, and corrects what was off by the same amount twice. It returns
+// the number of corrected endpoints.
+func (r *Recounter) Recount(ctx context.Context) (int, error) {
+	sockets, err := r.p.rt.Sockets()
+	if err != nil {
+		return 0, fmt.Errorf("recount: %w", err)
+	}
+	open := make(map[uint32]uint64)
+	for _, s := range sockets {
+		if s.Flags&bpf.StampCounted != 0 {
+			open[s.Endpoint]++
+		}
+	}
+	counted := make(map[uint32]uint64)
+	if err := readCounters(ctx, r.p.rt.Active, func(id uint32, n uint64) { counted[id] = n }); err != nil {
+		return 0, fmt.Errorf("recount: %w", err)
+	}
+	off := make(map[uint32]int64)
+	corrected := 0
+	for id, n := range counted {
+		diff := int64(open[id]) - int64(n)
+		if diff == 0 {
+			continue
+		}
+		if r.off[id] != diff {
+			off[id] = diff
+			continue
+		}
+		if err := r.p.setActive(id, open[id]); err != nil {
+			return corrected, fmt.Errorf("recount: %w", err)
+		}
+		corrected++
+	}
+	r.off = off
+	return corrected, nil
+}
+
+// setActive replaces a count, unless the endpoint has gone meanwhile.
+func (p *Publisher) setActive(id uint32, n uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.now.endpoints[id]; !ok {
+		return nil
+	}
+	return p.rt.Active.Put(id, n)
+}
