@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller puts the helper together: the order of start, readiness, the
+// order of shutdown. It has no logic of its own.
+//
+// The invariant: neither start nor stop touches running traffic. What is pinned is
+// opened, not replaced; what the helper holds at its end stays where it is.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"kmesh/bpf"
+	"kmesh/helper/api"
+	"kmesh/helper/mesh"
+	"kmesh/helper/pods"
+	"kmesh/helper/probe"
+	"kmesh/helper/publish"
+	"kmesh/helper/snapshot"
+	"kmesh/helper/xds"
+	"kmesh/netns"
+)
+
+// Options of the helper, as its flags say.
+type Options struct {
+	// One of XDSDir and XDSServer: where the mesh comes from.
+	XDSDir, XDSServer string
+	// NodeID is announced to the server.
+	NodeID string
+	// BPFFS, RunDir and StateDir are where the helper keeps what outlives it.
+	BPFFS, RunDir, StateDir string
+	// Metrics is the address of /metrics, /healthz and /readyz.
+	Metrics string
+	// Version of the helper.
+	Version string
+	// Ready gets one line when the helper is ready.
+	Ready io.Writer
+	Log   *slog.Logger
+}
+
+// How often the helper looks after what no event tells it of.
+const (
+	sweepEvery   = 15 * time.Second
+	recountEvery = 30 * time.Second
+)
+
+// recoveredReady is how long a restarted helper, whose maps already serve, waits for
+// its source before it says that it is ready.
+const recoveredReady = 2 * time.Second
+
+// Controller is a helper at work.
+type Controller struct {
+	opts    Options
+	started time.Time
+	rt      *bpf.Runtime
+	pub     *publish.Publisher
+	node    *netns.Node
+	keeper  *pods.Keeper
+	source  xds.Source
+	store   *snapshot.Store
+	probe   *probe.Probe
+
+	// last is the newest published snapshot of this run, nil before the first.
+	last  atomic.Pointer[mesh.Snapshot]
+	ready atomic.Bool
+}
+
+// Run runs the helper until ctx ends.
+func Run(ctx context.Context, opts Options) error {
+	unlock, err := Lock(opts.RunDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state directory (--state-dir): %w", err)
+	}
+	c := &Controller{opts: opts, started: time.Now()}
+	if c.rt, err = bpf.Load(bpf.LoadOptions{BPFFS: opts.BPFFS}); err != nil {
+		return err
+	}
+	defer c.rt.Close()
+	for feature, why := range c.rt.Unsupported {
+		opts.Log.Warn("this kernel lacks a feature", "feature", feature, "err", why)
+	}
+	if c.pub, err = publish.New(c.rt, opts.Log); err != nil {
+		return err
+	}
+	c.node = netns.New(netns.Options{BPFFS: opts.BPFFS, RunDir: opts.RunDir})
+	if err := c.makeSource(); err != nil {
+		return err
+	}
+	c.probe = probe.New(probe.Options{Counters: c.pub, Status: c, Version: opts.Version, Log: opts.Log})
+	c.keeper = pods.New(pods.Options{Node: c.node, Runtime: c.rt, Every: sweepEvery, Swept: c.probe.Swept, Log: opts.Log})
+	return c.run(ctx)
+}
+
+// Lock takes the run directory for one process, a helper or an uninstall.
+func Lock(runDir string) (unlock func(), err error) {
+	if err := os.MkdirAll(runDir, 0o700); err != nil {
+		return nil, fmt.Errorf("run directory (--run-dir): %w", err)
+	}
+	path := filepath.Join(runDir, "helper.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("run directory (--run-dir): %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another kmesh-helper holds %s: stop it first, or give this one another --run-dir: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// makeSource makes the source and the store that it fills.
+func (c *Controller) makeSource() (err error) {
+	_, live := c.pub.Live()
+	// What an earlier helper published goes on serving until all of the first
+	// snapshot is good: from files, an admin will see to that; a server is given
+	// some time.
+	var hold time.Duration
+	switch {
+	case c.opts.XDSDir != "" && c.opts.XDSServer != "":
+		return errors.New("both --xds-dir and --xds-server are given: choose one")
+	case c.opts.XDSDir != "":
+		c.source = xds.NewFiles(xds.FilesOptions{Dir: c.opts.XDSDir, Logger: c.opts.Log})
+		if live {
+			hold = -1
+		}
+	case c.opts.XDSServer != "":
+		if live {
+			hold = 30 * time.Second
+		}
+		c.source, err = xds.NewServer(xds.ServerOptions{
+			Target: c.opts.XDSServer,
+			Node:   &corev3.Node{Id: c.opts.NodeID, UserAgentName: "kmesh", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: c.opts.Version}},
+			Logger: c.opts.Log,
+		})
+		if err != nil {
+			return err
+		}
+	default:
+		return errors.New("no source of configuration: give --xds-dir DIR or --xds-server HOST:PORT")
+	}
+	c.store = snapshot.New(snapshot.Options{HoldFirst: hold, Logger: c.opts.Log})
+	return nil
+}
+
+// run starts everything, waits, and ends everything.
+func (c *Controller) run(ctx context.Context) error {
+	web, err := probe.Listen(c.opts.Metrics, c.probe.Handler(c.notReady), c.opts.Log)
+	if err != nil {
+		return err
+	}
+	socket, err := api.Listen(api.Options{Socket: filepath.Join(c.opts.RunDir, "helper.sock"), Source: c, Log: c.opts.Log})
+	if err != nil {
+		web.Close()
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return web.Run(ctx) })
+	g.Go(func() error { return socket.Run(ctx) })
+	g.Go(func() error {
+		if err := c.keeper.Start(ctx); err != nil {
+			return err
+		}
+		return c.keeper.Run(ctx)
+	})
+	g.Go(func() error { return c.source.Run(ctx, c.store) })
+	g.Go(func() error { return c.store.Run(ctx, c.publish) })
+	g.Go(func() error { return c.recount(ctx) })
+	g.Go(func() error { return c.announce(ctx, web.Addr().String()) })
+	return g.Wait()
+}
+
+// publish brings a snapshot into the maps.
+func (c *Controller) publish(ctx context.Context, s *mesh.Snapshot) error {
+	res, err := c.pub.Publish(ctx, s)
+	if err != nil {
+		return err
+	}
+	c.last.Store(s)
+	c.ready.Store(true)
+	if len(res.Removed) > 0 {
+		c.keeper.EndUDP(ctx)
+	}
+	return nil
+}
+
+// recount keeps the counts of open connections true.
+func (c *Controller) recount(ctx context.Context) error {
+	r := publish.NewRecounter(c.pub)
+	tick := time.NewTicker(recountEvery)
+	defer tick.Stop()
+	for {
+		n, err := r.Recount(ctx)
+		if err != nil && ctx.Err() == nil {
+			c.opts.Log.Error("open connections not recounted", "err", err)
+		}
+		if n > 0 {
+			c.opts.Log.Info("corrected counts of open connections", "endpoints", n)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// announce writes the line that says the helper is ready, once.
+func (c *Controller) announce(ctx context.Context, metrics string) error {
+	deadline := time.Now().Add(recoveredReady)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !c.ready.Load() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if _, live := c.pub.Live(); live && time.Now().After(deadline) {
+			c.opts.Log.Warn("no configuration yet: the last good state, which is pinned, serves on")
+			c.ready.Store(true)
+		}
+	}
+	generation, _ := c.pub.Live()
+	fmt.Fprintf(c.opts.Ready, "kmesh-helper %s is ready: generation %d, metrics http://%s/metrics, socket %s\n",
+		c.opts.Version, generation, metrics, filepath.Join(c.opts.RunDir, "helper.sock"))
+	return nil
+}
+
+// notReady says why the helper is not ready.
+func (c *Controller) notReady() error {
+	if c.ready.Load() {
+		return nil
+	}
+	if why := c.store.Status().Holding; why != "" {
+		return fmt.Errorf("no snapshot is published yet: %s", why)
+	}
+	return errors.New("no snapshot is published yet")
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+
+	"kmesh/helper/api"
+	apiv1 "kmesh/helper/api/v1"
+	"kmesh/helper/xds"
+)
+
+// Status implements api.Source and probe.Status.
+func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) {
+	state, err := c.rt.State()
+	if err != nil {
+		return nil, err
+	}
+	fills, err := c.pub.Fills(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pods, err := c.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kind := "directory"
+	if _, ok := c.source.(*xds.Server); ok {
+		kind = "server"
+	}
+	return api.StatusOf(api.Node{
+		Version: c.opts.Version,
+		Started: c.started,
+		NodeID:  c.opts.NodeID,
+		BPFFS:   c.opts.BPFFS,
+		State:   state,
+		XdsKind: kind,
+		Xds:     c.source.Status(),
+		Config:  c.store.Status(),
+		Fills:   fills,
+		Pods:    pods,
+	}), nil
+}
+
+// Pods implements api.Source.
+func (c *Controller) Pods(ctx context.Context) (*apiv1.PodsResponse, error) {
+	pods, err := c.node.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	records, err := c.node.Records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return api.PodsOf(pods, records), nil
+}
+
+// Services implements api.Source.
+func (c *Controller) Services(ctx context.Context) (*apiv1.ServicesResponse, error) {
+	counters, err := c.pub.Counters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return api.ServicesOf(c.last.Load(), counters), nil
+}

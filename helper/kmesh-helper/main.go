@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command kmesh-helper is the node's helper: it loads the kernel half, follows the
+// control plane, and serves monitoring and operations. Traffic and the enrolment of
+// pods need it only to have run once.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"kmesh/bpf"
+	"kmesh/helper/controller"
+)
+
+// version is set by the build.
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "kmesh-helper:", err)
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	opts := controller.Options{
+		Version: version,
+		Ready:   os.Stdout,
+		Log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	cmd := &cobra.Command{
+		Use:           "kmesh-helper",
+		Short:         "Keep the kernel's mesh of one node up to date",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&opts.BPFFS, "bpffs", bpf.DefaultBPFFS, "directory on a bpf filesystem for maps, programs and links")
+	flags.StringVar(&opts.RunDir, "run-dir", "/run/kmesh", "directory for the socket and the records of pods")
+	flags.StringVar(&opts.StateDir, "state-dir", "/var/lib/kmesh", "directory for what survives a reboot")
+
+	run := &cobra.Command{
+		Use:   "run (--xds-dir DIR | --xds-server HOST:PORT)",
+		Short: "Run the helper",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return controller.Run(cmd.Context(), opts) },
+	}
+	host, _ := os.Hostname()
+	run.Flags().StringVar(&opts.XDSDir, "xds-dir", "", "directory of xDS resources (*.yaml, *.json), watched")
+	run.Flags().StringVar(&opts.XDSServer, "xds-server", "", "HOST:PORT of an ADS server, plain text")
+	run.Flags().StringVar(&opts.NodeID, "node-id", host, "id announced to the server")
+	run.Flags().StringVar(&opts.Metrics, "metrics", "127.0.0.1:15020", "address of /metrics, /healthz and /readyz")
+
+	uninstall := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove everything of Kmesh from this node: pods are ungoverned from then on",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return controller.Uninstall(cmd.Context(), opts.BPFFS, opts.RunDir, opts.StateDir)
+		},
+	}
+	ver := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version and the ABI of the pinned maps",
+		Args:  cobra.NoArgs,
+		Run: func(*cobra.Command, []string) {
+			goVersion := ""
+			if info, ok := debug.ReadBuildInfo(); ok {
+				goVersion = info.GoVersion
+			}
+			fmt.Println("kmesh-helper", version, "abi", bpf.ABI, goVersion)
+		},
+	}
+	cmd.AddCommand(run, uninstall, ver)
+	return cmd
+}

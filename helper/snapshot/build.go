@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"kmesh/helper/mesh"
+	"kmesh/helper/translate/envoy"
+)
+
+// State says what a resource is doing.
+type State string
+
+// The states of a resource.
+const (
+	// Live: the newest version is in the snapshot.
+	Live State = "live"
+	// LastGood: an older version is in the snapshot, because of a problem with
+	// the newest.
+	LastGood State = "last-good"
+	// Warming: it waits for endpoints.
+	Warming State = "warming"
+	// LeftOut: there is a problem, and there never was a good version.
+	LeftOut State = "left-out"
+	// NotGoverned: the listener is valid, and nothing of it is served.
+	NotGoverned State = "not-governed"
+	// Unused: nothing refers to it.
+	Unused State = "unused"
+)
+
+// builder is what is remembered from one snapshot to the next.
+type builder struct {
+	last *mesh.Snapshot
+	// live are the services of each listener that is in last.
+	live map[string][]*mesh.Service
+	// clusters are those of last; merged are those of the newest resources.
+	clusters map[string]*mesh.Cluster
+	merged   map[string]merged
+	// users are the clusters of each assignment, as of the last whole build.
+	users map[string][]string
+	// states and problems of the last build.
+	states   map[string]State
+	problems []mesh.Verdict
+	warming  []string
+}
+
+// merged is a cluster with its endpoints, and what it was made of.
+type merged struct {
+	from       *mesh.Cluster
+	assignment *envoy.Assignment
+	cluster    *mesh.Cluster
+}
+
+// readiness of a cluster.
+type readiness int
+
+const (
+	ready readiness = iota
+	missing
+	invalid
+	warming
+)
+
+// candidate is a listener on its way into the snapshot.
+type candidate struct {
+	name     string
+	source   string
+	services []*mesh.Service
+	state    State
+	kept     bool // services are what the last snapshot has of it
+}
+
+// next builds the next snapshot; nil when there is nothing new.
+func (s *Store) next() *mesh.Snapshot {
+	d := s.dirty
+	s.dirty = dirty{}
+	if s.build.last != nil && !d.all {
+		if snap, ok := s.endpoints(d.assignments); ok {
+			return snap
+		}
+	}
+	return s.everything()
+}
+
+// endpoints builds the next snapshot when nothing but endpoints of clusters that
+// were ready before has changed; false when that is not so.
+func (s *Store) endpoints(names []string) (*mesh.Snapshot, bool) {
+	b := &s.build
+	old := b.last.Scopes[0]
+	changed := map[string]*mesh.Cluster{}
+	for _, name := range names {
+		a := s.assignments[name]
+		if a == nil || !a.hasGood {
+			return nil, false
+		}
+		for _, user := range b.users[name] {
+			m, ok := b.merged[user]
+			if ok && m.from.Kind != mesh.Endpoints {
+				continue
+			}
+			if !ok || m.assignment == nil {
+				return nil, false
+			}
+			if m.assignment == a.good {
+				continue
+			}
+			c := *m.from
+			c.Localities = a.good.Localities
+			b.merged[user] = merged{from: m.from, assignment: a.good, cluster: &c}
+			if was := old.Clusters[user]; was != nil && !sameCluster(was, &c) {
+				changed[user] = &c
+			}
+		}
+	}
+	if len(changed) == 0 {
+		return nil, true
+	}
+	scope := mesh.Scope{Key: old.Key, Services: old.Services, Clusters: maps.Clone(old.Clusters)}
+	maps.Copy(scope.Clusters, changed)
+	b.clusters = scope.Clusters
+	s.version++
+	b.last = &mesh.Snapshot{Version: s.version, Scopes: []mesh.Scope{scope}}
+	return b.last, true
+}
+
+// everything builds the next snapshot from all resources.
+func (s *Store) everything() *mesh.Snapshot {
+	b := &s.build
+	b.states, b.problems, b.warming = map[string]State{}, nil, nil
+	s.mergeAll()
+	var list []*candidate
+	for _, name := range slices.Sorted(maps.Keys(s.listeners)) {
+		list = append(list, s.candidate(name))
+	}
+	again := b.settle(list)
+
+	scope := mesh.Scope{Clusters: map[string]*mesh.Cluster{}}
+	live := map[string][]*mesh.Service{}
+	for _, c := range list {
+		b.states[c.name] = c.state
+		if len(c.services) == 0 {
+			continue
+		}
+		live[c.name] = slices.Clone(c.services)
+		scope.Services = append(scope.Services, c.services...)
+	}
+	slices.SortFunc(scope.Services, func(a, b *mesh.Service) int { return strings.Compare(a.Name, b.Name) })
+	for _, svc := range scope.Services {
+		for _, wc := range svc.Clusters {
+			if scope.Clusters[wc.Cluster] == nil {
+				scope.Clusters[wc.Cluster] = s.clusterFor(wc.Cluster)
+			}
+		}
+	}
+	snap := s.commit(scope, live)
+	if snap != nil && again {
+		s.dirty.all = true
+		s.poke()
+	}
+	return snap
+}
+
+// commit makes the scope the new snapshot, unless it is equal to the last one or
+// the first one has to wait.
+func (s *Store) commit(scope mesh.Scope, live map[string][]*mesh.Service) *mesh.Snapshot {
+	b := &s.build
+	if b.last == nil {
+		if s.hold.reason = s.holdReason(); s.hold.reason != "" {
+			return nil
+		}
+	}
+	var old mesh.Scope
+	if b.last != nil {
+		old = b.last.Scopes[0]
+	}
+	reuse(&scope, old)
+	for name, services := range live {
+		for i, svc := range services {
+			if at, ok := slices.BinarySearchFunc(scope.Services, svc.Name, func(s *mesh.Service, n string) int { return strings.Compare(s.Name, n) }); ok {
+				live[name][i] = scope.Services[at]
+			}
+		}
+	}
+	b.live, b.clusters = live, scope.Clusters
+	if b.last != nil && sameScope(scope, old) {
+		return nil
+	}
+	s.version++
+	b.last = &mesh.Snapshot{Version: s.version, Scopes: []mesh.Scope{scope}}
+	return b.last
+}
+
+// mergeAll gives each cluster its endpoints, doing only what has changed.
+func (s *Store) mergeAll() {
+	b := &s.build
+	next := make(map[string]merged, len(s.clusters))
+	b.users = make(map[string][]string, len(s.assignments))
+	for name, e := range s.clusters {
+		if !e.hasGood {
+			continue
+		}
+		if e.good.Assignment != "" {
+			b.users[e.good.Assignment] = append(b.users[e.good.Assignment], name)
+		}
+		from := e.good.Cluster
+		if from.Kind != mesh.Endpoints || e.good.Assignment == "" {
+			next[name] = merged{from: from, cluster: from}
+			continue
+		}
+		a := s.assignments[e.good.Assignment]
+		switch {
+		case a != nil && a.hasGood:
+			if m, ok := b.merged[name]; ok && m.from == from && m.assignment == a.good {
+				next[name] = m
+				continue
+			}
+			c := *from
+			c.Localities = a.good.Localities
+			next[name] = merged{from: from, assignment: a.good, cluster: &c}
+		case a == nil && s.absent[e.good.Assignment]:
+			next[name] = merged{from: from, cluster: from}
+		}
+	}
+	b.merged = next
+}
+
+// readiness tells whether a cluster can be referred to. One that is in the last
+// snapshot stays usable while its newest version is not.
+func (s *Store) readiness(name string) (readiness, string) {
+	e := s.clusters[name]
+	if e == nil {
+		return missing, "there is no cluster of this name"
+	}
+	if _, ok := s.build.merged[name]; ok {
+		return ready, ""
+	}
+	if s.build.clusters[name] != nil {
+		return ready, ""
+	}
+	if !e.hasGood {
+		return invalid, "the cluster is invalid"
+	}
+	if a := s.assignments[e.good.Assignment]; a != nil {
+		return invalid, fmt.Sprintf("the cluster's assignment %q is invalid", e.good.Assignment)
+	}
+	return warming, ""
+}
+
+// clusterFor returns the version of a cluster to serve.
+func (s *Store) clusterFor(name string) *mesh.Cluster {
+	if m, ok := s.build.merged[name]; ok {
+		return m.cluster
+	}
+	return s.build.clusters[name]
+}
+
+// candidate decides which version of a listener may be served.
+func (s *Store) candidate(name string) *candidate {
+	b := &s.build
+	e := s.listeners[name]
+	c := &candidate{name: name, source: e.source, state: Live}
+	last, served := b.live[name]
+	fallBack := func(state State) *candidate {
+		c.services, c.kept, c.state = last, true, state
+		if served && state == LeftOut {
+			c.state = LastGood
+		}
+		return c
+	}
+	if !e.hasGood {
+		return fallBack(LeftOut)
+	}
+	if e.rejected {
+		c.state = LastGood
+	}
+	waits := false
+	broken := false
+	for _, ref := range e.good.References {
+		state, why := s.readiness(ref.Cluster)
+		switch state {
+		case missing, invalid:
+			broken = true
+			what := "the listener is left out"
+			if served {
+				what = "the last good version stays"
+			}
+			b.problems = append(b.problems, mesh.Verdict{
+				Source: e.source, Type: envoy.TypeListener, Resource: name, Field: ref.Field, Class: mesh.Invalid,
+				Message: fmt.Sprintf("cluster %q: %s: %s", ref.Cluster, why, what),
+			})
+		case warming:
+			waits = true
+		}
+	}
+	switch {
+	case broken:
+		return fallBack(LeftOut)
+	case waits:
+		b.warming = append(b.warming, name)
+		return fallBack(Warming)
+	}
+	c.services = e.good.Services
+	if len(c.services) == 0 {
+		c.state = NotGoverned
+	}
+	return c
+}

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package snapshot turns the resources that sources deliver into snapshots of the
+// mesh.
+//
+// The invariant: every snapshot is closed under references, and nothing that was
+// served stops being served because of an error. A resource that is invalid, or
+// that refers to something missing, keeps its last good version; a listener that
+// is new waits until every cluster it names has its endpoints.
+package snapshot
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
+	"kmesh/helper/mesh"
+	"kmesh/helper/translate/envoy"
+	"kmesh/helper/xds"
+)
+
+// Options configure a store.
+type Options struct {
+	// Gather is how long changes that follow a first one are gathered; 50 ms if
+	// zero.
+	Gather time.Duration
+	// HoldFirst is how long the first snapshot waits for problems to go away (a
+	// cluster that is missing, a resource that is invalid). Give it when an
+	// earlier run's state is serving: the first snapshot takes away what it does
+	// not have. Zero: not at all; negative: as long as it takes.
+	HoldFirst time.Duration
+	Logger    *slog.Logger
+}
+
+// Store keeps resources and builds snapshots. It is an xds.Consumer.
+type Store struct {
+	opts Options
+	log  *slog.Logger
+	// changed has room for one: something has changed since the last build.
+	changed chan struct{}
+
+	mu          sync.Mutex
+	listeners   table[*envoy.Listener]
+	clusters    table[*envoy.Cluster]
+	assignments table[*envoy.Assignment]
+	routes      table[*struct{}]
+	// absent are wanted assignments that the source does not have.
+	absent map[string]bool
+	seen   map[string]bool // types that have been heard of
+	whole  map[string]bool // types whose updates are complete
+
+	build builder
+	hold  hold
+	dirty dirty
+
+	version      uint64
+	published    uint64
+	publishError string
+}
+
+var _ xds.Consumer = (*Store)(nil)
+
+// New makes an empty store.
+func New(opts Options) *Store {
+	if opts.Gather <= 0 {
+		opts.Gather = 50 * time.Millisecond
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	return &Store{
+		opts:        opts,
+		log:         opts.Logger,
+		changed:     make(chan struct{}, 1),
+		listeners:   table[*envoy.Listener]{},
+		clusters:    table[*envoy.Cluster]{},
+		assignments: table[*envoy.Assignment]{},
+		routes:      table[*struct{}]{},
+		absent:      map[string]bool{},
+		seen:        map[string]bool{},
+		whole:       map[string]bool{},
+	}
+}
+
+// entry is one resource: what its newest version says, and the last good one.
+type entry[T any] struct {
+	source, version string
+	hash            [32]byte
+	verdicts        []mesh.Verdict // of the newest version
+	good            T
+	hasGood         bool
+	rejected        bool // the newest version is invalid
+	refused         bool // by the source, before translation
+	gone            bool // no longer at the source (assignments only)
+	// asks is the assignment that the newest version names, used or not (clusters
+	// only).
+	asks string
+}
+
+type table[T any] map[string]*entry[T]
+
+// put takes one resource in; it returns why it is invalid, and whether it is
+// another one than before.
+func (t table[T]) put(r xds.Resource, translate func() (T, []mesh.Verdict)) (bad []mesh.Verdict, changed bool) {
+	e := t[r.Name]
+	if e == nil {
+		e = &entry[T]{}
+		t[r.Name] = e
+	} else if e.hash == r.Hash && e.source == r.Source && !e.refused && len(r.Invalid) == 0 {
+		e.version, e.gone = r.Version, false
+		return envoy.Invalid(e.verdicts), false
+	}
+	e.source, e.version, e.hash, e.gone = r.Source, r.Version, r.Hash, false
+	e.refused = len(r.Invalid) > 0
+	if e.refused {
+		e.rejected, e.verdicts = true, r.Invalid
+		return r.Invalid, true
+	}
+	good, verdicts := translate()
+	bad = envoy.Invalid(verdicts)
+	e.verdicts, e.rejected = verdicts, len(bad) > 0
+	if !e.rejected {
+		e.good, e.hasGood = good, true
+	}
+	return bad, true
+}
+
+// Rejected is the error of Apply: the verdicts of what was not accepted.
+type Rejected []mesh.Verdict
+
+// Error implements error.
+func (r Rejected) Error() string {
+	text := ""
+	for i, v := range r {
+		if i > 0 {
+			text += "; "
+		}
+		v.Source = "" // the reader knows it
+		text += v.Error()
+	}
+	return text
+}
+
+// order is the one in which types depend on each other.
+var order = []string{xds.ClusterType, xds.AssignmentType, xds.ListenerType, xds.RouteType}
+
+// Apply implements xds.Consumer.
+func (s *Store) Apply(_ context.Context, updates ...xds.Update) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var bad Rejected
+	for _, typeURL := range order {
+		for _, u := range updates {
+			if u.Type != typeURL {
+				continue
+			}
+			s.seen[u.Type] = true
+			s.whole[u.Type] = u.Complete
+			present := map[string]bool{}
+			for _, r := range u.Resources {
+				present[r.Name] = true
+				bad = append(bad, s.put(u.Type, r)...)
+			}
+			if u.Complete {
+				s.remove(u.Type, present)
+			}
+			if u.Type == xds.ClusterType {
+				s.forget()
+			}
+		}
+	}
+	s.poke()
+	if len(bad) > 0 {
+		return bad
+	}
+	return nil
+}
+
+// put takes one resource of any type in.
+func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
+	changed := false
+	switch typeURL {
+	case xds.ListenerType:
+		bad, changed = s.listeners.put(r, func() (*envoy.Listener, []mesh.Verdict) {
+			l := envoy.TranslateListener(r.Message.(*listenerv3.Listener), r.Source)
+			return l, l.Verdicts
+		})
+	case xds.ClusterType:
+		bad, changed = s.clusters.put(r, func() (*envoy.Cluster, []mesh.Verdict) {
+			c := envoy.TranslateCluster(r.Message.(*clusterv3.Cluster), r.Source)
+			return c, c.Verdicts
+		})
+		if c, ok := r.Message.(*clusterv3.Cluster); ok {
+			s.clusters[r.Name].asks = envoy.AssignmentName(c)
+		}
+	case xds.AssignmentType:
+		if !s.whole[typeURL] && !s.wants(r.Name) {
+			return nil // answers that come after the cluster has gone
+		}
+		if s.absent[r.Name] {
+			delete(s.absent, r.Name)
+			s.dirty.all = true
+		}
+		bad, changed = s.assignments.put(r, func() (*envoy.Assignment, []mesh.Verdict) {
+			a := envoy.TranslateAssignment(r.Message.(*endpointv3.ClusterLoadAssignment), r.Source)
+			return a, a.Verdicts
+		})
+		if changed {
+			s.dirty.assignments = append(s.dirty.assignments, r.Name)
+		}
+		return bad
+	case xds.RouteType:
+		bad, _ = s.routes.put(r, func() (*struct{}, []mesh.Verdict) {
+			return nil, []mesh.Verdict{{Source: r.Source, Type: "RouteConfiguration", Resource: r.Name,
+				Class: mesh.UnsupportedAction, Message: "HTTP routes are not supported yet"}}
+		})
+	}
+	s.dirty.all = s.dirty.all || changed
+	return bad
+}
+
+// remove takes out what a complete update does not have. An assignment stays as
+// long as a cluster wants it.
+func (s *Store) remove(typeURL string, present map[string]bool) {
+	switch typeURL {
+	case xds.ListenerType:
+		s.dirty.all = drop(s.listeners, present) || s.dirty.all
+	case xds.ClusterType:
+		s.dirty.all = drop(s.clusters, present) || s.dirty.all
+	case xds.RouteType:
+		drop(s.routes, present)
+	case xds.AssignmentType:
+		for name, e := range s.assignments {
+			if !present[name] {
+				e.gone = true
+			}
+		}
+		s.forget()
+	}
+}
+
+// drop takes out what is not present; it tells whether that was anything.
+func drop[T any](t table[T], present map[string]bool) bool {
+	before := len(t)
+	maps.DeleteFunc(t, func(name string, _ *entry[T]) bool { return !present[name] })
+	return len(t) != before
+}
+
+// forget drops assignments that no cluster wants any more.
+func (s *Store) forget() {
+	wanted := map[string]bool{}
+	for _, name := range s.wanted() {
+		wanted[name] = true
+	}
+	maps.DeleteFunc(s.assignments, func(name string, e *entry[*envoy.Assignment]) bool {
+		return !wanted[name] && (e.gone || !s.whole[xds.AssignmentType])
+	})
+	maps.DeleteFunc(s.absent, func(name string, _ bool) bool { return !wanted[name] })
+}
+
+// wanted returns the names of the assignments of all clusters, sorted.
+func (s *Store) wanted() []string {
+	var names []string
+	for _, e := range s.clusters {
+		if e.asks != "" {
+			names = append(names, e.asks)
+		}
+		if e.hasGood && e.good.Assignment != "" {
+			names = append(names, e.good.Assignment)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// dirty is what has changed since the last build. Endpoints change far more often
+// than the rest, so they have a short way.
+type dirty struct {
+	all         bool
+	assignments []string
+}
+
+// wants tells whether a cluster takes its endpoints from this assignment.
+func (s *Store) wants(name string) bool {
+	if e := s.clusters[name]; e != nil && e.wants(name) {
+		return true // the usual case: the names are the same
+	}
+	for _, e := range s.clusters {
+		if e.wants(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// wants tells whether a cluster, or its last good version, names an assignment.
+func (e *entry[T]) wants(name string) bool {
+	if e.asks == name {
+		return true
+	}
+	c, ok := any(e.good).(*envoy.Cluster)
+	return ok && e.hasGood && c.Assignment == name
+}
+
+// Wanted implements xds.Consumer.
+func (s *Store) Wanted(typeURL string) []string {
+	if typeURL != xds.AssignmentType {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wanted()
+}
+
+// Absent implements xds.Consumer.
+func (s *Store) Absent(typeURL string, names []string) {
+	if typeURL != xds.AssignmentType {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		if s.assignments[name] == nil && s.wants(name) {
+			s.absent[name] = true
+			s.dirty.all = true
+		}
+	}
+	s.poke()
+}
+
+// poke tells Run that something has changed.
+func (s *Store) poke() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package envoy
+
+import (
+	"strings"
+	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+
+	"kmesh/helper/mesh"
+)
+
+func TestCluster(t *testing.T) {
+	lb := func(name, options string) string {
+		return "{typed_extension_config: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.load_balancing_policies." + name + options + "}}}"
+	}
+	const policy0 = "load_balancing_policy.policies[0].typed_extension_config.typed_config"
+	static := `
+type: STATIC
+load_assignment:
+  cluster_name: c
+  endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.1.0.1, port_value: 8080}}}}]}]
+`
+	tlsSocket := "{name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}"
+	raw := "{name: raw, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}"
+	tests := map[string]struct {
+		yaml       string
+		kind       mesh.ClusterKind
+		policy     mesh.Policy
+		assignment string
+		endpoints  string
+		weighted   bool
+		table      uint32
+		verdicts   []want
+	}{
+		"eds": {yaml: "type: EDS\neds_cluster_config: {eds_config: {ads: {}}}", assignment: "c",
+			verdicts: []want{{"type", mesh.Enforced, ""}, {"eds_cluster_config.eds_config.ads", mesh.Enforced, ""}}},
+		"eds service name": {yaml: "type: EDS\neds_cluster_config: {service_name: other, eds_config: {ads: {}}}", assignment: "other"},
+		"eds own server": {yaml: "type: EDS\neds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC}}}", assignment: "c",
+			verdicts: []want{{"eds_cluster_config.eds_config.api_config_source", mesh.UnsupportedAction, ""}}},
+		"eds path": {yaml: "type: EDS\neds_cluster_config: {eds_config: {path_config_source: {path: /x}}}", assignment: "c",
+			verdicts: []want{{"eds_cluster_config.eds_config.path_config_source", mesh.Default, ""}}},
+		"static": {yaml: static, endpoints: "10.1.0.1:8080*1",
+			verdicts: []want{{"load_assignment.endpoints[].lb_endpoints[].endpoint.address.socket_address.address", mesh.Enforced, ""}}},
+		"blackhole":          {yaml: "type: STATIC\nload_assignment: {cluster_name: c}", kind: mesh.Blackhole},
+		"blackhole, nothing": {yaml: "type: STATIC", kind: mesh.Blackhole},
+		"passthrough":        {yaml: "type: ORIGINAL_DST\nlb_policy: CLUSTER_PROVIDED", kind: mesh.Passthrough},
+		"passthrough plain":  {yaml: "type: ORIGINAL_DST", kind: mesh.Passthrough},
+		"passthrough override": {yaml: "type: ORIGINAL_DST\noriginal_dst_lb_config: {use_http_header: true}", kind: mesh.Passthrough,
+			verdicts: []want{{"original_dst_lb_config", mesh.UnsupportedAction, ""}}},
+		"passthrough with endpoints": {yaml: strings.Replace(static, "STATIC", "ORIGINAL_DST", 1),
+			verdicts: []want{{"load_assignment", mesh.Invalid, "no endpoints"}}},
+		"dns": {yaml: `
+type: STRICT_DNS
+load_assignment:
+  cluster_name: c
+  endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: example.org, port_value: 80}}}}, {endpoint: {address: {socket_address: {address: 10.1.0.1, port_value: 80}}}}]}]`,
+			endpoints: "10.1.0.1:80*1",
+			verdicts:  []want{{"load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address", mesh.UnsupportedAction, "not resolved yet"}}},
+		"logical dns": {yaml: `
+type: LOGICAL_DNS
+dns_lookup_family: V4_ONLY
+load_assignment:
+  cluster_name: c
+  endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: example.org, port_value: 80}}}}]}]`,
+			verdicts: []want{{"dns_lookup_family", mesh.Default, ""}}},
+		"static port 0": {yaml: strings.Replace(static, "8080", "0", 1),
+			verdicts: []want{{"load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value", mesh.Invalid, "0 is not a port"}}},
+		"custom type": {yaml: "cluster_type: {name: envoy.clusters.aggregate, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [a]}}", kind: mesh.Refused,
+			verdicts: []want{{"cluster_type", mesh.UnsupportedAction, "custom"}}},
+
+		"least request": {yaml: static + "lb_policy: LEAST_REQUEST\nleast_request_lb_config: {choice_count: 3}", endpoints: "10.1.0.1:8080*1", policy: mesh.LeastRequest,
+			verdicts: []want{{"lb_policy", mesh.Enforced, ""}, {"least_request_lb_config.choice_count", mesh.UnsupportedAction, "two"}}},
+		"least request of two": {yaml: static + "lb_policy: LEAST_REQUEST\nleast_request_lb_config: {choice_count: 2}", endpoints: "10.1.0.1:8080*1", policy: mesh.LeastRequest,
+			verdicts: []want{{"least_request_lb_config.choice_count", mesh.Default, ""}}},
+		"random": {yaml: static + "lb_policy: RANDOM", endpoints: "10.1.0.1:8080*1", policy: mesh.Random},
+		"maglev": {yaml: static + "lb_policy: MAGLEV\nmaglev_lb_config: {table_size: 251}", endpoints: "10.1.0.1:8080*1", policy: mesh.Maglev, table: 251,
+			verdicts: []want{{"maglev_lb_config.table_size", mesh.Enforced, ""}}},
+		"maglev not prime": {yaml: static + "lb_policy: MAGLEV\nmaglev_lb_config: {table_size: 250}",
+			verdicts: []want{{"maglev_lb_config.table_size", mesh.Invalid, "prime"}}},
+		"maglev too large": {yaml: static + "lb_policy: MAGLEV\nmaglev_lb_config: {table_size: 5000077}",
+			verdicts: []want{{"maglev_lb_config.table_size", mesh.Invalid, "more than"}}},
+		"ring hash": {yaml: static + "lb_policy: RING_HASH\nring_hash_lb_config: {minimum_ring_size: 10}", endpoints: "10.1.0.1:8080*1", policy: mesh.Maglev,
+			verdicts: []want{{"lb_policy", mesh.UnsupportedAction, "approximated"}, {"ring_hash_lb_config", mesh.UnsupportedAction, ""}}},
+		"cluster provided": {yaml: static + "lb_policy: CLUSTER_PROVIDED", verdicts: []want{{"lb_policy", mesh.Invalid, "ORIGINAL_DST"}}},
+		"config missing":   {yaml: static + "lb_policy: LOAD_BALANCING_POLICY_CONFIG", verdicts: []want{{"load_balancing_policy", mesh.Invalid, "missing"}}},
+
+		"typed round robin": {yaml: static + "lb_policy: RANDOM\nload_balancing_policy: {policies: [" + lb("round_robin.v3.RoundRobin", ", slow_start_config: {}") + "]}", endpoints: "10.1.0.1:8080*1",
+			verdicts: []want{{policy0 + ".slow_start_config", mesh.UnsupportedAction, "slow start"}}},
+		"typed random": {yaml: static + "load_balancing_policy: {policies: [" + lb("random.v3.Random", "") + "]}", endpoints: "10.1.0.1:8080*1", policy: mesh.Random,
+			verdicts: []want{{policy0, mesh.Enforced, ""}}},
+		"typed least request": {yaml: static + "load_balancing_policy: {policies: [" + lb("least_request.v3.LeastRequest", ", locality_lb_config: {locality_weighted_lb_config: {}}") + "]}", endpoints: "10.1.0.1:8080*1", policy: mesh.LeastRequest, weighted: true,
+			verdicts: []want{{policy0 + ".locality_lb_config.locality_weighted_lb_config", mesh.Enforced, ""}}},
+		"typed maglev": {yaml: static + "load_balancing_policy: {policies: [" + lb("maglev.v3.Maglev", ", table_size: 65537") + "]}", endpoints: "10.1.0.1:8080*1", policy: mesh.Maglev, table: 65537},
+		"typed ring hash": {yaml: static + "load_balancing_policy: {policies: [" + lb("ring_hash.v3.RingHash", "") + "]}", endpoints: "10.1.0.1:8080*1", policy: mesh.Maglev,
+			verdicts: []want{{policy0, mesh.UnsupportedAction, "approximated"}}},
+		"typed wrr": {yaml: static + "load_balancing_policy: {policies: [" + lb("wrr_locality.v3.WrrLocality", ", endpoint_picking_policy: {policies: ["+lb("least_request.v3.LeastRequest", "")+"]}") + "]}", endpoints: "10.1.0.1:8080*1", policy: mesh.LeastRequest, weighted: true,
+			verdicts: []want{{policy0 + ".endpoint_picking_policy.policies[0].typed_extension_config.typed_config", mesh.Enforced, ""}}},
+		"typed first supported": {yaml: static + "load_balancing_policy: {policies: [" + lb("pick_first.v3.PickFirst", "") + "," + lb("random.v3.Random", "") + "," + lb("maglev.v3.Maglev", "") + "]}", endpoints: "10.1.0.1:8080*1", policy: mesh.Random,
+			verdicts: []want{{policy0, mesh.UnsupportedAction, "next one"}, {strings.Replace(policy0, "[0]", "[2]", 1), mesh.Default, "not used"}}},
+		"typed none": {yaml: static + "load_balancing_policy: {policies: [" + lb("pick_first.v3.PickFirst", "") + "]}", endpoints: "10.1.0.1:8080*1",
+			verdicts: []want{{"load_balancing_policy", mesh.UnsupportedAction, "round robin"}}},
+
+		"locality weighted": {yaml: "type: EDS\ncommon_lb_config: {locality_weighted_lb_config: {}}", assignment: "c", weighted: true,
+			verdicts: []want{{"common_lb_config.locality_weighted_lb_config", mesh.Enforced, ""}}},
+		"panic default": {yaml: "type: EDS\ncommon_lb_config: {healthy_panic_threshold: {}}", assignment: "c",
+			verdicts: []want{{"common_lb_config.healthy_panic_threshold", mesh.Default, ""}}},
+		"panic": {yaml: "type: EDS\ncommon_lb_config: {healthy_panic_threshold: {value: 50}, zone_aware_lb_config: {}}", assignment: "c",
+			verdicts: []want{{"common_lb_config.healthy_panic_threshold", mesh.UnsupportedAction, "panic"}, {"common_lb_config.zone_aware_lb_config", mesh.UnsupportedAction, ""}}},
+		"istio thresholds": {yaml: "type: EDS\ncircuit_breakers: {thresholds: [{max_connections: 4294967295, max_pending_requests: 4294967295, max_requests: 4294967295, max_retries: 4294967295, track_remaining: true}]}", assignment: "c",
+			verdicts: []want{{"circuit_breakers.thresholds[0].max_connections", mesh.Default, "no limit"}, {"circuit_breakers.thresholds[0].max_retries", mesh.Default, ""}}},
+		"thresholds": {yaml: "type: EDS\ncircuit_breakers: {thresholds: [{max_connections: 10}]}\noutlier_detection: {}\nconnect_timeout: 1s\nhealth_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]", assignment: "c",
+			verdicts: []want{{"circuit_breakers.thresholds[0].max_connections", mesh.UnsupportedAction, "not enforced"}, {"outlier_detection", mesh.UnsupportedAction, ""},
+				{"connect_timeout", mesh.UnsupportedAction, ""}, {"health_checks", mesh.UnsupportedAction, ""}}},
+
+		"tls": {yaml: "type: EDS\ntransport_socket: " + tlsSocket, kind: mesh.Refused, assignment: "c",
+			verdicts: []want{{"transport_socket", mesh.UnsupportedAction, "refused"}}},
+		"raw": {yaml: "type: EDS\ntransport_socket: " + raw, assignment: "c",
+			verdicts: []want{{"transport_socket", mesh.Default, ""}}},
+		"auto mtls": {yaml: "type: EDS\ntransport_socket_matches: [{name: tlsMode-istio, match: {tlsMode: istio}, transport_socket: " + tlsSocket + "}, {name: tlsMode-disabled, match: {}, transport_socket: " + raw + "}]", assignment: "c",
+			verdicts: []want{{"transport_socket_matches[0]", mesh.UnsupportedAction, "sent in clear"}, {"transport_socket_matches[1]", mesh.Default, "in clear"}}},
+		"tls for all": {yaml: "type: EDS\ntransport_socket_matches: [{name: all, match: {}, transport_socket: " + tlsSocket + "}]", assignment: "c", kind: mesh.Refused,
+			verdicts: []want{{"transport_socket_matches[0]", mesh.UnsupportedAction, "refused"}}},
+		"http options": {yaml: "type: EDS\ntyped_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions}}\nmax_requests_per_connection: 3", assignment: "c",
+			verdicts: []want{{"typed_extension_protocol_options", mesh.Default, ""}, {"max_requests_per_connection", mesh.Default, ""}}},
+		"subsets": {yaml: "type: EDS\nlb_subset_config: {fallback_policy: ANY_ENDPOINT}", assignment: "c",
+			verdicts: []want{{"lb_subset_config", mesh.UnsupportedAction, ""}}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := TranslateCluster(message(t, &clusterv3.Cluster{}, "name: c\n"+tc.yaml), "server")
+			checkVerdicts(t, got.Verdicts, tc.verdicts)
+			if len(Invalid(got.Verdicts)) > 0 {
+				if got.Cluster != nil {
+					t.Error("an invalid cluster has a result")
+				}
+				return
+			}
+			c := got.Cluster
+			if c.Name != "c" || c.Kind != tc.kind || c.Policy != tc.policy || c.LocalityWeighted != tc.weighted || c.MaglevTableSize != tc.table {
+				t.Errorf("got %+v", *c)
+			}
+			if got.Assignment != tc.assignment {
+				t.Errorf("assignment %q, want %q", got.Assignment, tc.assignment)
+			}
+			if s := endpointList(c.Localities); s != tc.endpoints {
+				t.Errorf("endpoints %q, want %q", s, tc.endpoints)
+			}
+		})
+	}
+}

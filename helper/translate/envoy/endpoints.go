@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package envoy
+
+import (
+	"math"
+	"net/netip"
+	"strconv"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+
+	"kmesh/helper/mesh"
+)
+
+// TranslateAssignment translates the endpoints of an EDS cluster.
+func TranslateAssignment(a *endpointv3.ClusterLoadAssignment, source string) *Assignment {
+	r := newReport(source, TypeAssignment, a.GetClusterName())
+	out := &Assignment{Name: a.GetClusterName()}
+	if a.GetClusterName() == "" {
+		r.invalid("cluster_name", "is empty: an assignment is known by its cluster's name")
+	}
+	localities := r.assignment(a, "", literal)
+	out.Verdicts = r.done()
+	if !r.bad {
+		out.Localities = localities
+	}
+	return out
+}
+
+// endpoints counts what an assignment lists, usable or not.
+func endpoints(a *endpointv3.ClusterLoadAssignment) int {
+	n := 0
+	for _, l := range a.GetEndpoints() {
+		n += len(l.GetLbEndpoints())
+	}
+	return n
+}
+
+// assignment reads localities and their endpoints. Endpoints that cannot be
+// connected to are left out, with a verdict.
+func (r *report) assignment(a *endpointv3.ClusterLoadAssignment, path string, kind addressKind) []mesh.Locality {
+	if a == nil {
+		return nil
+	}
+	r.collapse = true
+	defer func() { r.collapse = false }()
+	r.walk(a, path)
+	if path != "" && empty(a.ProtoReflect()) {
+		r.add(path, mesh.Default, "is empty")
+	}
+
+	var out []mesh.Locality
+	seen := map[netip.AddrPort]bool{}
+	weights := map[uint32]uint64{} // of localities, by priority
+	for i, l := range a.GetEndpoints() {
+		at := join(path, "endpoints["+strconv.Itoa(i)+"]")
+		loc := mesh.Locality{
+			Region:   l.GetLocality().GetRegion(),
+			Zone:     l.GetLocality().GetZone(),
+			SubZone:  l.GetLocality().GetSubZone(),
+			Priority: l.GetPriority(),
+			Weight:   l.GetLoadBalancingWeight().GetValue(),
+		}
+		if weights[loc.Priority] += uint64(loc.Weight); weights[loc.Priority] > math.MaxUint32 {
+			r.invalid(join(at, "load_balancing_weight"), "the sum of locality weights of priority %d is more than %d", loc.Priority, uint32(math.MaxUint32))
+			return nil
+		}
+		var sum uint64
+		for j, e := range l.GetLbEndpoints() {
+			at := at + ".lb_endpoints[" + strconv.Itoa(j) + "]"
+			ep, ok := r.endpoint(a, e, at, kind)
+			if !ok {
+				continue
+			}
+			if seen[ep.Addr] {
+				r.add(at, mesh.Default, ep.Addr.String()+" is listed before: the first one counts")
+				continue
+			}
+			seen[ep.Addr] = true
+			if sum += uint64(ep.Weight); sum > math.MaxUint32 {
+				r.invalid(join(at, "load_balancing_weight"), "the sum of endpoint weights is more than %d", uint32(math.MaxUint32))
+				return nil
+			}
+			loc.Endpoints = append(loc.Endpoints, ep)
+		}
+		out = append(out, loc)
+	}
+	return out
+}
+
+// endpoint reads one endpoint; false when it cannot be used.
+func (r *report) endpoint(a *endpointv3.ClusterLoadAssignment, e *endpointv3.LbEndpoint, path string, kind addressKind) (mesh.Endpoint, bool) {
+	out := mesh.Endpoint{Weight: 1}
+	if w := e.GetLoadBalancingWeight(); w != nil {
+		if w.GetValue() == 0 {
+			r.invalid(join(path, "load_balancing_weight"), "0 is not a weight: use health_status DRAINING, or leave the endpoint out")
+			return out, false
+		}
+		out.Weight = w.GetValue()
+	}
+	target := e.GetEndpoint()
+	at := join(path, "endpoint.address")
+	if name := e.GetEndpointName(); name != "" {
+		target = a.GetNamedEndpoints()[name]
+		at = join(path, "endpoint_name")
+		if target == nil {
+			r.invalid(at, "%q is not in named_endpoints", name)
+			return out, false
+		}
+	}
+	addr, ok := r.target(target.GetAddress(), at, kind)
+	if !ok {
+		return out, false
+	}
+	out.Addr = addr
+	switch e.GetHealthStatus() {
+	case corev3.HealthStatus_UNKNOWN, corev3.HealthStatus_HEALTHY:
+		out.Health = mesh.Healthy
+	case corev3.HealthStatus_DEGRADED:
+		out.Health = mesh.Degraded
+	case corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:
+		out.Health = mesh.Unhealthy
+	case corev3.HealthStatus_DRAINING:
+		out.Health = mesh.Draining
+	default:
+		r.invalid(join(path, "health_status"), "%d is not a health status", e.GetHealthStatus())
+		return out, false
+	}
+	return out, true
+}
+
+// target returns the address to connect to. An address of a kind that is not
+// supported is skipped with a verdict; a port that cannot be one is invalid.
+func (r *report) target(a *corev3.Address, path string, kind addressKind) (netip.AddrPort, bool) {
+	sa := a.GetSocketAddress()
+	if sa == nil {
+		r.add(path, mesh.UnsupportedAction, "skipped: "+describe(a)+" cannot be connected to from here")
+		return netip.AddrPort{}, false
+	}
+	path = join(path, "socket_address")
+	addr, err := netip.ParseAddr(sa.GetAddress())
+	if err != nil || addr.Zone() != "" {
+		msg := "skipped: " + describe(a) + " is not an IP address"
+		if kind == hostname {
+			msg = "skipped: names are not resolved yet: " + describe(a)
+		}
+		r.add(join(path, "address"), mesh.UnsupportedAction, msg)
+		return netip.AddrPort{}, false
+	}
+	port, ok := r.port(sa, path)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(addr.Unmap(), port), true
+}

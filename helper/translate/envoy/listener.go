@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package envoy
+
+import (
+	"strconv"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	udpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/udp/udp_proxy/v3"
+
+	"kmesh/helper/mesh"
+)
+
+const typeTLSInspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+
+// TranslateListener translates one listener.
+func TranslateListener(l *listenerv3.Listener, source string) *Listener {
+	r := newReport(source, TypeListener, l.GetName())
+	out := &Listener{Name: l.GetName()}
+	services, refs := r.listener(l)
+	out.Verdicts = r.done()
+	if !r.bad {
+		out.Services, out.References = services, refs
+	}
+	return out
+}
+
+func (r *report) listener(l *listenerv3.Listener) ([]*mesh.Service, []Reference) {
+	if l.GetName() == "" {
+		r.invalid("name", "is empty: a listener is known by its name")
+	}
+	for _, f := range l.GetListenerFilters() {
+		if f.GetTypedConfig().MessageName() == typeTLSInspector {
+			r.tlsInspector = true
+		}
+	}
+	governed := !r.walk(l, "")
+	binds, ok := r.addresses(l)
+	if ok && binds[0].proto == mesh.UDP {
+		return r.udp(l, binds, governed)
+	}
+	chains, http := r.chains(l)
+	if !ok {
+		return nil, nil
+	}
+	return r.tcp(l, binds, chains, governed && !http)
+}
+
+// addresses returns everything that the listener binds; false when that is
+// nothing, or not one protocol.
+func (r *report) addresses(l *listenerv3.Listener) ([]bind, bool) {
+	if l.GetApiListener() != nil || l.GetInternalListener() != nil {
+		return nil, false
+	}
+	if l.GetAddress() == nil {
+		r.invalid("address", "is missing")
+		return nil, false
+	}
+	all := r.binds(l.GetAddress(), "address")
+	for i, a := range l.GetAdditionalAddresses() {
+		path := "additional_addresses[" + strconv.Itoa(i) + "].address"
+		if a.GetAddress() == nil {
+			r.invalid(path, "is missing")
+			continue
+		}
+		all = append(all, r.binds(a.GetAddress(), path)...)
+	}
+	seen := map[bind]bool{}
+	for _, b := range all {
+		if b.proto != all[0].proto {
+			r.invalid("additional_addresses", "mixes TCP and UDP: make two listeners")
+			return nil, false
+		}
+		if seen[b] {
+			r.invalid("additional_addresses", "%s port %d is given twice", b.prefix, b.port)
+			return nil, false
+		}
+		seen[b] = true
+	}
+	return all, len(all) > 0
+}
+
+// udp translates a listener whose udp_proxy is a listener filter.
+func (r *report) udp(l *listenerv3.Listener, binds []bind, governed bool) ([]*mesh.Service, []Reference) {
+	for i := range l.GetFilterChains() {
+		r.add("filter_chains["+strconv.Itoa(i)+"]", mesh.UnsupportedAction, "filter chains (QUIC) are not served on a UDP listener")
+	}
+	if l.GetDefaultFilterChain() != nil {
+		r.add("default_filter_chain", mesh.UnsupportedAction, "filter chains (QUIC) are not served on a UDP listener")
+	}
+	for i, f := range l.GetListenerFilters() {
+		cfg := &udpv3.UdpProxyConfig{}
+		if !f.GetTypedConfig().MessageIs(cfg) {
+			continue
+		}
+		path := "listener_filters[" + strconv.Itoa(i) + "].typed_config"
+		if err := f.GetTypedConfig().UnmarshalTo(cfg); err != nil {
+			r.invalid(path, "cannot be decoded: %v", err)
+			return nil, nil
+		}
+		cluster, field, ok := r.udpCluster(cfg, path)
+		if !ok || !governed {
+			return nil, nil
+		}
+		svc := &mesh.Service{Name: l.GetName(), Clusters: []mesh.WeightedCluster{{Cluster: cluster, Weight: 1}}}
+		for _, h := range cfg.GetHashPolicies() {
+			svc.HashSource = svc.HashSource || h.GetSourceIp()
+		}
+		for _, b := range binds {
+			svc.Frontends = append(svc.Frontends, mesh.Frontend{Prefix: b.prefix, Port: b.port, Protocol: mesh.UDP})
+		}
+		sortFrontends(svc.Frontends)
+		return []*mesh.Service{svc}, []Reference{{Cluster: cluster, Field: field}}
+	}
+	if governed {
+		r.add("listener_filters", mesh.UnsupportedAction, "no udp_proxy: the listener is not governed")
+	}
+	return nil, nil
+}
+
+// udpCluster returns the one cluster that a udp_proxy sends to.
+func (r *report) udpCluster(cfg *udpv3.UdpProxyConfig, path string) (cluster, field string, ok bool) {
+	//lint:ignore SA1019 the older way to say it is the one that most configurations use
+	if c := cfg.GetCluster(); c != "" {
+		return c, join(path, "cluster"), true
+	}
+	action := cfg.GetMatcher().GetOnNoMatch().GetAction().GetTypedConfig()
+	if cfg.GetMatcher() == nil {
+		r.invalid(path, "has neither a matcher nor a cluster")
+		return "", "", false
+	}
+	route := &udpv3.Route{}
+	path = join(path, "matcher.on_no_match.action.typed_config")
+	if !action.MessageIs(route) {
+		r.add(path, mesh.UnsupportedCondition, "only an action of type udp_proxy.v3.Route is supported")
+		return "", "", false
+	}
+	if err := action.UnmarshalTo(route); err != nil {
+		r.invalid(path, "cannot be decoded: %v", err)
+		return "", "", false
+	}
+	if route.GetCluster() == "" {
+		r.invalid(join(path, "cluster"), "is empty")
+		return "", "", false
+	}
+	return route.GetCluster(), join(path, "cluster"), true
+}

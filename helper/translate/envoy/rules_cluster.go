@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package envoy
+
+import (
+	"maps"
+	"math"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"kmesh/helper/mesh"
+)
+
+// table is the one place that says what is supported.
+var table = func() map[protoreflect.FullName]rules {
+	all := maps.Clone(listenerTable)
+	maps.Copy(all, clusterTable)
+	return all
+}()
+
+// lbOptions are the fields that several load balancing policies share.
+var (
+	slowStart   = ignored(msgSlow)
+	zoneAware   = ignored(msgZone)
+	dnsOption   = benign(msgDNS)
+	httpOption  = benign(msgHTTP)
+	hashOptions = ignored(msgHashLoad)
+	upstreamOpt = ignored("options of the upstream socket are the client's own")
+)
+
+// clusterTable is the part of the table that clusters and assignments need.
+var clusterTable = map[protoreflect.FullName]rules{
+	"envoy.config.cluster.v3.Cluster": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"name":                                         enforced,
+		"type":                                         enforced,
+		"cluster_type":                                 ignored("custom cluster types are not supported: connections are refused"),
+		"eds_cluster_config":                           inside,
+		"load_assignment":                              code,
+		"lb_policy":                                    by(lbPolicy),
+		"load_balancing_policy":                        inside,
+		"maglev_lb_config":                             inside,
+		"ring_hash_lb_config":                          ignored("the ring's size and hash function are not used: Maglev approximates it"),
+		"round_robin_lb_config":                        ignored(msgSlow),
+		"least_request_lb_config":                      inside,
+		"original_dst_lb_config":                       ignored("the original destination is used as it is: no override by header, metadata or port"),
+		"common_lb_config":                             inside,
+		"circuit_breakers":                             inside,
+		"outlier_detection":                            ignored("outlier detection is not enforced"),
+		"health_checks":                                ignored("active health checks are not made: health comes from the assignment"),
+		"connect_timeout":                              ignored(msgTimer),
+		"transport_socket":                             by(upstreamSocket),
+		"transport_socket_matches":                     code,
+		"transport_socket_matcher":                     ignored("transport sockets are not chosen by a matcher: connections are refused"),
+		"lb_subset_config":                             ignored(msgSubset),
+		"upstream_bind_config":                         upstreamOpt,
+		"upstream_connection_options":                  upstreamOpt,
+		"filters":                                      ignored("upstream filters are not run"),
+		"upstream_config":                              ignored("custom upstreams are not supported"),
+		"preconnect_policy":                            benign("connections are made when the client makes them"),
+		"queuing_policies":                             benign("connections are made when the client makes them"),
+		"max_requests_per_connection":                  httpOption,
+		"upstream_http_protocol_options":               httpOption,
+		"common_http_protocol_options":                 httpOption,
+		"http_protocol_options":                        httpOption,
+		"http2_protocol_options":                       httpOption,
+		"typed_extension_protocol_options":             httpOption,
+		"protocol_selection":                           httpOption,
+		"track_timeout_budgets":                        httpOption,
+		"alt_stat_name":                                harmless,
+		"stats_matcher":                                harmless,
+		"track_cluster_stats":                          harmless,
+		"metadata":                                     harmless,
+		"lrs_server":                                   ignored("load is not reported"),
+		"lrs_report_endpoint_metrics":                  ignored("load is not reported"),
+		"per_connection_buffer_limit_bytes":            benign(msgBuffer),
+		"per_connection_buffer_high_watermark_timeout": benign(msgBuffer),
+		"cleanup_interval":                             benign("there is no host table to clean"),
+		"wait_for_warm_on_init":                        benign("a listener always waits for its clusters"),
+		"ignore_health_on_host_removal":                benign("an endpoint that is gone is not chosen"),
+		"close_connections_on_host_health_failure":     ignored("connections to an endpoint that fails are not closed"),
+		"connection_pool_per_downstream_connection":    benign("every client connection has its own"),
+		"dns_refresh_rate":                             dnsOption,
+		"dns_jitter":                                   dnsOption,
+		"dns_failure_refresh_rate":                     dnsOption,
+		"respect_dns_ttl":                              dnsOption,
+		"dns_lookup_family":                            dnsOption,
+		"dns_resolvers":                                dnsOption,
+		"use_tcp_for_dns_lookups":                      dnsOption,
+		"dns_resolution_config":                        dnsOption,
+		"typed_dns_resolver_config":                    dnsOption,
+	}},
+	"envoy.config.cluster.v3.Cluster.EdsClusterConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"service_name": enforced,
+		"eds_config":   inside,
+	}},
+	"envoy.config.core.v3.ConfigSource": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"ads":                   enforced,
+		"self":                  enforced,
+		"resource_api_version":  harmless,
+		"initial_fetch_timeout": benign("an assignment that does not come counts as absent after 15 s"),
+		"path":                  benign("assignments are taken from the source that the cluster came from"),
+		"path_config_source":    benign("assignments are taken from the source that the cluster came from"),
+		"api_config_source":     ignored("assignments are taken from the source that the cluster came from, not from a server of their own"),
+		"authorities":           ignored("authorities are not supported"),
+	}},
+	"envoy.config.cluster.v3.Cluster.MaglevLbConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"table_size": enforced,
+	}},
+	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"choice_count":        uint32Is(2, harmless, ignored("always the better of two")),
+		"active_request_bias": ignored("the bias is not used: open connections are compared as they are"),
+		"slow_start_config":   slowStart,
+	}},
+	"envoy.config.cluster.v3.Cluster.CommonLbConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"healthy_panic_threshold":              by(panicThreshold),
+		"locality_weighted_lb_config":          enforced,
+		"zone_aware_lb_config":                 zoneAware,
+		"update_merge_window":                  benign("changes are gathered for 50 ms"),
+		"ignore_new_hosts_until_first_hc":      benign("active health checks are not made"),
+		"close_connections_on_host_set_change": ignored("connections are not closed when endpoints change"),
+		"consistent_hashing_lb_config":         hashOptions,
+		"override_host_status":                 ignored("hosts are not overridden"),
+	}},
+	"envoy.config.cluster.v3.CircuitBreakers": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"thresholds":          inside,
+		"per_host_thresholds": inside,
+	}},
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"priority":             harmless,
+		"track_remaining":      harmless,
+		"max_connections":      unlimited,
+		"max_pending_requests": unlimited,
+		"max_requests":         unlimited,
+		"max_retries":          unlimited,
+		"max_connection_pools": unlimited,
+		"retry_budget":         ignored("nothing is retried"),
+	}},
+
+	"envoy.config.endpoint.v3.ClusterLoadAssignment": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"cluster_name":    enforced,
+		"endpoints":       inside,
+		"named_endpoints": inside,
+		"policy":          inside,
+	}},
+	"envoy.config.endpoint.v3.ClusterLoadAssignment.Policy": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"drop_overloads":           ignored("overload drops are not enforced"),
+		"endpoint_stale_after":     ignored("endpoints do not become stale: the last known ones stay"),
+		"overprovisioning_factor":  ignored("a lower priority is used only while no endpoint of a higher one is healthy"),
+		"weighted_priority_health": ignored("a lower priority is used only while no endpoint of a higher one is healthy"),
+	}},
+	"envoy.config.endpoint.v3.LocalityLbEndpoints": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"locality":                     enforced,
+		"priority":                     enforced,
+		"load_balancing_weight":        benign("counts where the cluster is locality weighted"),
+		"lb_endpoints":                 inside,
+		"metadata":                     harmless,
+		"load_balancer_endpoints":      ignored("use lb_endpoints"),
+		"leds_cluster_locality_config": ignored("endpoints by LEDS are not supported: use lb_endpoints"),
+		"proximity":                    ignored("proximity is not used"),
+	}},
+	"envoy.config.endpoint.v3.LbEndpoint": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"endpoint":              inside,
+		"endpoint_name":         enforced,
+		"health_status":         enforced,
+		"load_balancing_weight": enforced,
+		"metadata":              harmless,
+	}},
+	"envoy.config.endpoint.v3.Endpoint": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"address":              inside,
+		"hostname":             benign("for HTTP only"),
+		"observability_name":   harmless,
+		"health_check_config":  ignored("active health checks are not made"),
+		"additional_addresses": ignored("the first address is used"),
+	}},
+
+	"envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"slow_start_config":  slowStart,
+		"locality_lb_config": inside,
+	}},
+	"envoy.extensions.load_balancing_policies.random.v3.Random": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"locality_lb_config": inside,
+	}},
+	"envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"choice_count":        uint32Is(2, harmless, ignored("always the better of two")),
+		"active_request_bias": ignored("the bias is not used: open connections are compared as they are"),
+		"slow_start_config":   slowStart,
+		"locality_lb_config":  inside,
+		"enable_full_scan":    boolIs(false, harmless, ignored("always the better of two")),
+		"selection_method":    ignored("always the better of two"),
+	}},
+	"envoy.extensions.load_balancing_policies.maglev.v3.Maglev": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"table_size":                   enforced,
+		"consistent_hashing_lb_config": hashOptions,
+		"locality_weighted_lb_config":  enforced,
+	}},
+	"envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash": {
+		other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+			"hash_function":                ignored("Maglev's own is used"),
+			"minimum_ring_size":            ignored("Maglev's table is used"),
+			"maximum_ring_size":            ignored("Maglev's table is used"),
+			"use_hostname_for_hashing":     hashOptions,
+			"hash_balance_factor":          hashOptions,
+			"consistent_hashing_lb_config": hashOptions,
+			"locality_weighted_lb_config":  enforced,
+		}},
+	"envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"endpoint_picking_policy": inside,
+	}},
+	"envoy.config.cluster.v3.LoadBalancingPolicy": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"policies": inside,
+	}},
+	"envoy.config.cluster.v3.LoadBalancingPolicy.Policy": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"typed_extension_config": inside,
+	}},
+	"envoy.config.core.v3.TypedExtensionConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"name":         harmless,
+		"typed_config": code, // a list of choices: the first that is supported is used
+	}},
+	"envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided": {other: mesh.UnsupportedAction},
+	"envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"zone_aware_lb_config":        zoneAware,
+		"locality_weighted_lb_config": enforced,
+	}},
+}
+
+// unlimited is a threshold: its greatest value asks for nothing.
+var unlimited = uint32Is(math.MaxUint32, benign("no limit"), ignored("circuit breakers are not enforced"))
+
+// lbPolicy is the verdict of Cluster.lb_policy.
+var lbPolicyRules = map[protoreflect.EnumNumber]rule{
+	0: enforced,                          // ROUND_ROBIN
+	1: enforced,                          // LEAST_REQUEST
+	2: ignored("approximated by Maglev"), // RING_HASH
+	3: enforced,                          // RANDOM
+	5: enforced,                          // MAGLEV
+	6: enforced,                          // CLUSTER_PROVIDED
+	7: benign("load_balancing_policy says it"),
+}
+
+func lbPolicy(_ *report, v protoreflect.Value) rule {
+	if rl, ok := lbPolicyRules[v.Enum()]; ok {
+		return rl
+	}
+	return rule{class: mesh.Invalid, msg: "is not a load balancing policy"}
+}
+
+// panicThreshold: none, or 0, is what happens anyway.
+func panicThreshold(_ *report, v protoreflect.Value) rule {
+	percent := v.Message()
+	if percent.Get(percent.Descriptor().Fields().ByName("value")).Float() > 0 {
+		return ignored(msgPanic)
+	}
+	return benign("unhealthy endpoints are never chosen")
+}
+
+// upstreamSocket: what cannot be spoken is refused, never sent in clear.
+func upstreamSocket(_ *report, v protoreflect.Value) rule {
+	if isRawBuffer(v.Message()) {
+		return harmless
+	}
+	return ignored("TLS is not originated here: connections are refused rather than sent in clear")
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package xds brings xDS resources to this node: from a directory of files, or
+// from a server over ADS.
+//
+// It knows protobufs and transport, not what resources mean. The invariant: a
+// source only ever adds, replaces or removes what it has positively heard of.
+// A file that cannot be read, a response that cannot be decoded, a stream that
+// breaks: none of them takes anything away from the consumer.
+package xds
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"kmesh/helper/mesh"
+)
+
+// The type URLs of the resources that are delivered.
+const (
+	ListenerType   = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	ClusterType    = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	AssignmentType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	RouteType      = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+)
+
+// Resource is one resource and where it came from.
+type Resource struct {
+	Name    string
+	Version string // the source's own word for it
+	// Source is a file's path, or the server.
+	Source string
+	// Path is the place in the file ("resources[2]"); empty for a server.
+	Path string
+	// Message is there even if the resource is Invalid, for what it refers to.
+	Message proto.Message
+	// Hash tells equal content from changed content.
+	Hash [sha256.Size]byte
+	// Invalid says why the resource must not be used: Envoy would reject it. The
+	// name is known, so its last good version can stay.
+	Invalid []mesh.Verdict
+
+	typeURL string
+}
+
+// Update is what a source has heard about one type.
+type Update struct {
+	Type      string
+	Resources []Resource
+	// Complete: what is not in Resources does not exist at the source. Otherwise
+	// absence means nothing.
+	Complete bool
+}
+
+// Consumer takes what the sources deliver. Its methods are called from one
+// goroutine at a time.
+type Consumer interface {
+	// Apply takes several updates as one change. The valid resources of a change
+	// are used even if others are not; the error says what was not accepted, and
+	// why, for the source to pass on (a NACK).
+	Apply(ctx context.Context, updates ...Update) error
+	// Wanted returns the names of a type that is subscribed by name, sorted.
+	Wanted(typeURL string) []string
+	// Absent tells that the source does not have these names.
+	Absent(typeURL string, names []string)
+}
+
+// Source delivers resources to a consumer.
+type Source interface {
+	// Run delivers until ctx ends. It returns an error only when it cannot begin.
+	Run(ctx context.Context, c Consumer) error
+	// Status says how the source is.
+	Status() Status
+}
+
+// Status is how a source is, for people.
+type Status struct {
+	// Source is the directory or the server.
+	Source string
+	// Connected: the directory can be read and every file in it is good; or the
+	// stream to the server is up and has been answered.
+	Connected bool
+	// Since is when Connected last changed.
+	Since time.Time
+	// LastUpdate is when something was last delivered; zero if never.
+	LastUpdate time.Time
+	// Problems of the source itself: files that cannot be used, a stream that is
+	// down, a response that was rejected.
+	Problems []mesh.Verdict
+	// Types, in order of their names: what each type last said.
+	Types []TypeStatus
+}
+
+// TypeStatus is the state of one type at a source.
+type TypeStatus struct {
+	Type      string
+	Version   string // the last accepted
+	Resources int    // in the last update
+	Accepted  uint64 // updates
+	Rejected  uint64 // updates
+	LastError string // why the last one was rejected; empty if it was not
+}
+
+// short returns a type URL's last word: "Listener".
+func short(typeURL string) string {
+	for i := len(typeURL) - 1; i >= 0; i-- {
+		if typeURL[i] == '.' || typeURL[i] == '/' {
+			return typeURL[i+1:]
+		}
+	}
+	return typeURL
+}
