@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package house
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// module is the prefix of every package of ours.
+const module = "kmesh/"
+
+// allowed is the import graph: for each package (below the module, or below a
+// folder when the key ends in "/...") the packages of ours that it may import.
+// Test files are free: they may reach for whatever shows that the code is right.
+var allowed = map[string][]string{
+	// The kernel half, and where it meets a pod.
+	"bpf":   {},
+	"netns": {"bpf"},
+
+	// The plugin.
+	"cni":           {"netns", "cni/optin"},
+	"cni/optin":     {},
+	"cni/kmesh-cni": {"cni"},
+
+	// The helper, from the control plane (left) to the maps (right).
+	"helper/mesh":               {},
+	"helper/xds":                {"helper/mesh"},
+	"helper/translate/envoy":    {"helper/mesh"},
+	"helper/translate/workload": {"helper/mesh"},
+	"helper/snapshot":           {"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload"},
+	"helper/automaton":          {"helper/mesh"},
+	"helper/head":               {},
+	"helper/explain":            {"helper/mesh", "helper/head"},
+	"helper/routediff":          {"helper/mesh", "helper/head", "helper/explain", "helper/automaton"},
+	"helper/balance":            {"helper/mesh"},
+	"helper/resolve":            {"helper/mesh"},
+	"helper/publish":            {"helper/mesh", "helper/automaton", "helper/balance", "bpf"},
+	"helper/pods":               {"netns", "bpf", "cni/optin"},
+	"helper/probe":              {"helper/mesh", "helper/publish", "helper/api/v1"},
+	"helper/api": {
+		"helper/api/v1", "helper/mesh", "helper/xds", "helper/snapshot", "helper/publish", "netns", "bpf",
+	},
+	"helper/api/v1": {},
+	"helper/controller": {
+		"bpf", "netns",
+		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
+		"helper/snapshot", "helper/automaton", "helper/balance", "helper/resolve",
+		"helper/publish", "helper/pods", "helper/probe", "helper/api", "helper/api/v1",
+	},
+	"helper/kmesh-helper": {"helper/controller", "netns", "bpf"},
+	"helper/kmeshctl": {
+		"helper/api/v1", "helper/mesh",
+		// What it computes itself, from files: explain --offline and diff.
+		"helper/xds", "helper/snapshot", "helper/translate/envoy", "helper/head", "helper/explain", "helper/routediff",
+	},
+
+	// The installer.
+	"install":               {"install/conflist"},
+	"install/conflist":      {},
+	"install/kmesh-install": {"install"},
+
+	// Tests import what they test.
+	"test/...": {"..."},
+}
+
+// pure are the packages that hold thought only: they are tested without root and
+// without a kernel, so neither they nor anything they import may reach for one.
+var pure = []string{
+	"helper/mesh", "helper/translate/envoy", "helper/translate/workload",
+	"helper/automaton", "helper/balance", "helper/head", "helper/explain", "helper/routediff",
+	"cni/optin", "install/conflist",
+}
+
+// forbidden keeps modules (prefixes of import paths) out of everything that a
+// package links, however deep.
+var forbidden = []struct {
+	packages []string
+	prefixes []string
+	why      string
+}{
+	{
+		[]string{"cni/kmesh-cni", "cni", "netns", "bpf", "cni/optin"},
+		[]string{
+			"k8s.io/", "google.golang.org/grpc", "google.golang.org/protobuf", "github.com/envoyproxy/",
+			"github.com/cncf/", "github.com/prometheus/", "net/http",
+		},
+		"the plugin is started for every pod: it stays small and needs no API server",
+	},
+	{
+		pure,
+		[]string{"github.com/cilium/ebpf", "github.com/vishvananda/"},
+		"a pure package touches no kernel",
+	},
+	{
+		[]string{"helper/kmeshctl"},
+		[]string{"github.com/cilium/ebpf", "github.com/vishvananda/", "github.com/envoyproxy/", "k8s.io/"},
+		"kmeshctl only asks the helper",
+	},
+}
+
+// impure are the standard and near-standard packages that a pure one may not
+// import itself (through others they come in anyway, with fmt).
+var impure = []string{"os/exec", "syscall", "golang.org/x/sys/", "net/http", "plugin", "unsafe"}
+
+// pkg is what `go list` says about a package of ours.
+type pkg struct {
+	Path    string   // below the module
+	Imports []string // direct, of its non-test files
+	Deps    []string // all of them
+}
+
+// lookup returns the packages that path may import, by its own row or by the row
+// of the nearest folder above.
+func lookup(table map[string][]string, path string) ([]string, bool) {
+	if may, ok := table[path]; ok {
+		return may, true
+	}
+	for dir := path; ; {
+		if may, ok := table[dir+"/..."]; ok {
+			return may, true
+		}
+		i := strings.LastIndexByte(dir, '/')
+		if i < 0 {
+			return nil, false
+		}
+		dir = dir[:i]
+	}
+}
+
+// below says whether path is prefix itself or lies below it.
+func below(path, prefix string) bool {
+	return path == strings.TrimSuffix(prefix, "/") ||
+		strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/")
+}
+
+// offences returns a sentence for everything in pkgs that the tables do not allow.
+func offences(pkgs []pkg) []string {
+	var out []string
+	for _, p := range pkgs {
+		may, ok := lookup(allowed, p.Path)
+		if !ok {
+			out = append(out, fmt.Sprintf("%s is not in the table of imports: add it to `allowed` in test/house, with what it may import", p.Path))
+			continue
+		}
+		for _, imported := range p.Imports {
+			own, ours := strings.CutPrefix(imported, module)
+			if ours && !slices.Contains(may, own) && !slices.Contains(may, "...") {
+				out = append(out, fmt.Sprintf("%s imports %s: it may import %v", p.Path, own, may))
+			}
+			if slices.Contains(pure, p.Path) {
+				for _, prefix := range impure {
+					if below(imported, prefix) {
+						out = append(out, fmt.Sprintf("%s imports %s: it is pure", p.Path, imported))
+					}
+				}
+			}
+		}
+		for _, rule := range forbidden {
+			if !slices.Contains(rule.packages, p.Path) {
+				continue
+			}
+			for _, prefix := range rule.prefixes {
+				if i := slices.IndexFunc(p.Deps, func(dep string) bool { return below(dep, prefix) }); i >= 0 {
+					out = append(out, fmt.Sprintf("%s links %s: %s", p.Path, p.Deps[i], rule.why))
+				}
+			}
+		}
+	}
+	return out
+}
+
+func TestImportGraph(t *testing.T) {
+	pkgs := listPackages(t)
+	if len(pkgs) < 2 {
+		t.Fatalf("go list found %d packages", len(pkgs))
+	}
+	for _, offence := range offences(pkgs) {
+		t.Error(offence)
+	}
+}
+
+func TestOffences(t *testing.T) {
+	tests := []struct {
+		name string
+		pkg  pkg
+		want string // part of the one offence; empty: none
+	}{
+		{"allowed", pkg{Path: "netns", Imports: []string{"fmt", "kmesh/bpf"}}, ""},
+		{"tests are free", pkg{Path: "test/e2e/deep", Imports: []string{"kmesh/netns"}}, ""},
+		{"not in the table", pkg{Path: "helper/newcomer"}, "add it to `allowed`"},
+		{"a prefix is not a folder", pkg{Path: "testing"}, "add it to `allowed`"},
+		{"the wrong way", pkg{Path: "bpf", Imports: []string{"kmesh/netns"}}, "bpf imports netns"},
+		{"xds skips translate", pkg{Path: "helper/xds", Imports: []string{"kmesh/helper/publish"}}, "helper/xds imports helper/publish"},
+		{"fat plugin", pkg{Path: "cni/kmesh-cni", Deps: []string{"fmt", "google.golang.org/grpc/codes"}}, "links google.golang.org/grpc/codes"},
+		{"another module with that prefix", pkg{Path: "cni/kmesh-cni", Deps: []string{"google.golang.org/grpcfoo"}}, ""},
+		{"pure but with BPF", pkg{Path: "helper/balance", Deps: []string{"github.com/cilium/ebpf/link"}}, "links github.com/cilium/ebpf/link"},
+		{"pure but runs commands", pkg{Path: "helper/balance", Imports: []string{"os/exec"}}, "imports os/exec"},
+		{"pure links what fmt links", pkg{Path: "helper/balance", Imports: []string{"fmt"}, Deps: []string{"syscall", "unsafe"}}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := offences([]pkg{tt.pkg})
+			if tt.want == "" {
+				if len(got) != 0 {
+					t.Errorf("offences: %q, want none", got)
+				}
+				return
+			}
+			if len(got) != 1 || !strings.Contains(got[0], tt.want) {
+				t.Errorf("offences: %q, want one with %q", got, tt.want)
+			}
+		})
+	}
+}
