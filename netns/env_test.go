@@ -247,7 +247,9 @@ func (n *node) links() (cgroup, tcx int) {
 			tcx++
 		}
 	}
-	if err := it.Err(); err != nil {
+	if err := it.Err(); errors.Is(err, unix.EAGAIN) {
+		return n.links() // somebody on this machine is making a link at this moment
+	} else if err != nil {
 		n.t.Fatal(err)
 	}
 	return cgroup, tcx
