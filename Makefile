@@ -88,6 +88,14 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 	$(GO) test -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)' <<<"$$packages") || status=1
 	exit $$status
 
+# How long each fuzzer runs.
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: ## every fuzzer for FUZZTIME (30s); what one finds belongs into testdata, as a seed with a name
+	@$(need) $(GO) golang-go
+	.ci/fuzz $(GO) $(FUZZTIME)
+
 .PHONY: demo
 demo: build ## a node inside this machine, real traffic, in under a minute (as root)
 	@if [ "$$(id -u)" != 0 ]; then

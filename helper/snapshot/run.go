@@ -104,7 +104,9 @@ func (s *Store) holdReason() string {
 		return fmt.Sprintf("%d listeners wait for endpoints, %q among them", n, s.build.warming[0])
 	}
 	problems := s.problems()
-	if s.opts.HoldFirst == 0 || len(problems) == 0 {
+	// A directory that is not mounted yet looks like a mesh of nothing.
+	empty := len(s.listeners)+len(s.clusters) == 0
+	if s.opts.HoldFirst == 0 || len(problems) == 0 && !empty {
 		return ""
 	}
 	if s.hold.since.IsZero() {
@@ -112,6 +114,9 @@ func (s *Store) holdReason() string {
 	}
 	if s.opts.HoldFirst > 0 && time.Since(s.hold.since) >= s.opts.HoldFirst {
 		return ""
+	}
+	if empty {
+		return "the source has neither listeners nor clusters, and the state of an earlier run is serving: give it some, or run 'kmesh-helper uninstall'"
 	}
 	return fmt.Sprintf("%d problems, and the state of an earlier run is serving: %v", len(problems), problems[0])
 }

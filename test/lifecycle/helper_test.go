@@ -183,6 +183,30 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
+// TestEmptyDirectoryAtRestart: a directory that lost its files while the helper was
+// away, or is not mounted yet, takes nothing away; files that are removed while the
+// helper looks on do.
+func TestEmptyDirectoryAtRestart(t *testing.T) {
+	b := newBed(t)
+	b.write("mesh.yaml", b.meshOf(1, 0))
+	b.start().Kill9()
+	client := b.client("client")
+	if err := os.Remove(filepath.Join(b.xds, "mesh.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.only(client, "v1", 20)
+	if holding := fmt.Sprint(b.ctl("status")["config"].(map[string]any)["holding"]); !strings.Contains(holding, "neither listeners nor clusters") {
+		t.Errorf("status says %q", holding)
+	}
+	b.write("mesh.yaml", b.meshOf(0, 1))
+	b.until(client, "v2")
+	if err := os.Remove(filepath.Join(b.xds, "mesh.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the mesh is empty", func() bool { return len(b.dialN(client, 1).Servers) == 0 })
+}
+
 // TestPodsShowsKernelTruth: all hooks, live, on the pod's own cgroup.
 func TestPodsShowsKernelTruth(t *testing.T) {
 	b := newBed(t)
