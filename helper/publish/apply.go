@@ -17,37 +17,38 @@ import (
 	"kmesh/bpf"
 )
 
-// apply makes the maps hold want, in the order that make-before-break demands, and
-// keeps the mirror true at every step.
-func (p *Publisher) apply(ctx context.Context, want tables) (res Result, err error) {
+// apply makes the maps hold want in place of now, in the order that make-before-break
+// demands, and keeps now true at every step. now is the mirror, or the part of it
+// that may change.
+func (p *Publisher) apply(ctx context.Context, now, want tables) (res Result, err error) {
 	// Ids first: after a crash they must not come back for something else.
 	if err := p.reserveIDs(); err != nil {
 		return res, err
 	}
 	w := &writer{res: &res}
-	putAll(w, p.rt.Names, p.now.names, want.names, equal, nameValue)
-	w.addEndpoints(p, want.endpoints)
-	retired := w.putClusters(p, want.clusters)
-	putAll(w, p.rt.Services, p.now.services, want.services, equal, identity)
-	putAll(w, p.rt.Frontends, p.now.frontends, want.frontends, equal, identity)
-	putAll(w, p.rt.Prefixes, p.now.prefixes, want.prefixes, equal, identity)
+	putAll(w, p.rt.Names, now.names, want.names, equal, nameValue)
+	w.addEndpoints(p, now.endpoints, want.endpoints)
+	retired := w.putClusters(p, now.clusters, want.clusters)
+	putAll(w, p.rt.Services, now.services, want.services, equal, identity)
+	putAll(w, p.rt.Frontends, now.frontends, want.frontends, equal, identity)
+	putAll(w, p.rt.Prefixes, now.prefixes, want.prefixes, equal, identity)
 	if w.err == nil {
 		w.err = ctx.Err() // the last moment at which stopping costs nothing
 	}
-	deleteOthers(w, p.rt.Frontends, p.now.frontends, want.frontends)
-	deleteOthers(w, p.rt.Prefixes, p.now.prefixes, want.prefixes)
-	deleteOthers(w, p.rt.Services, p.now.services, want.services)
-	for id, c := range p.now.clusters {
+	deleteOthers(w, p.rt.Frontends, now.frontends, want.frontends)
+	deleteOthers(w, p.rt.Prefixes, now.prefixes, want.prefixes)
+	deleteOthers(w, p.rt.Services, now.services, want.services)
+	for id, c := range now.clusters {
 		if _, keep := want.clusters[id]; !keep {
 			retired = append(retired, c.value.V4, c.value.V6)
 		}
 	}
-	deleteOthers(w, p.rt.Clusters, p.now.clusters, want.clusters)
+	deleteOthers(w, p.rt.Clusters, now.clusters, want.clusters)
 	if w.err != nil {
 		// The extents stay taken until a later publication or a restart.
 		return res, w.err
 	}
-	gone := missing(p.now.endpoints, want.endpoints)
+	gone := missing(now.endpoints, want.endpoints)
 	if len(gone)+len(retired) > 0 {
 		gracePeriod()
 	}
@@ -55,11 +56,11 @@ func (p *Publisher) apply(ctx context.Context, want tables) (res Result, err err
 		p.free.give(x)
 	}
 	for _, id := range gone {
-		res.Removed = append(res.Removed, endpointAddr(p.now.endpoints[id]))
+		res.Removed = append(res.Removed, endpointAddr(now.endpoints[id]))
 	}
-	deleteOthers(w, p.rt.Endpoints, p.now.endpoints, want.endpoints)
-	w.forget(p, gone, missing(p.now.names, want.names))
-	deleteOthers(w, p.rt.Names, p.now.names, want.names)
+	deleteOthers(w, p.rt.Endpoints, now.endpoints, want.endpoints)
+	w.forget(p, gone, missing(now.names, want.names))
+	deleteOthers(w, p.rt.Names, now.names, want.names)
 	return res, w.err
 }
 
@@ -158,9 +159,9 @@ func missing[K comparable, V any](now, want map[K]V) []K {
 
 // addEndpoints writes new endpoints, each with its count of open connections. An
 // endpoint never changes: another address is another endpoint.
-func (w *writer) addEndpoints(p *Publisher, want map[uint32]bpf.Endpoint) {
+func (w *writer) addEndpoints(p *Publisher, now, want map[uint32]bpf.Endpoint) {
 	active := make(map[uint32]uint64)
-	for id := range p.now.endpoints {
+	for id := range now {
 		active[id] = 0
 	}
 	wantActive := make(map[uint32]uint64)
@@ -168,16 +169,16 @@ func (w *writer) addEndpoints(p *Publisher, want map[uint32]bpf.Endpoint) {
 		wantActive[id] = 0
 	}
 	putAll(w, p.rt.Active, active, wantActive, equal, identity)
-	putAll(w, p.rt.Endpoints, p.now.endpoints, want, equal, identity)
+	putAll(w, p.rt.Endpoints, now, want, equal, identity)
 }
 
 // putClusters writes the clusters that changed, each with fresh extents, and
 // returns the extents that they had.
-func (w *writer) putClusters(p *Publisher, want map[uint32]cluster) (retired []bpf.Extent) {
+func (w *writer) putClusters(p *Publisher, now, want map[uint32]cluster) (retired []bpf.Extent) {
 	changed := make(map[uint32]cluster)
 	for _, id := range sortedIDs(want) {
 		c := want[id]
-		if old, ok := p.now.clusters[id]; ok && old.equal(c) {
+		if old, ok := now[id]; ok && old.equal(c) {
 			continue
 		}
 		if w.err != nil {
@@ -201,11 +202,11 @@ func (w *writer) putClusters(p *Publisher, want map[uint32]cluster) (retired []b
 		return nil
 	}
 	for id := range changed {
-		if old, ok := p.now.clusters[id]; ok {
+		if old, ok := now[id]; ok {
 			retired = append(retired, old.value.V4, old.value.V6)
 		}
 	}
-	putAll(w, p.rt.Clusters, p.now.clusters, changed, cluster.equal, func(c cluster) bpf.Cluster { return c.value })
+	putAll(w, p.rt.Clusters, now, changed, cluster.equal, func(c cluster) bpf.Cluster { return c.value })
 	return retired
 }
 

@@ -118,7 +118,7 @@ func compileScope(sc *mesh.Scope, ids *allocator, want *tables) error {
 		id := ids.nameID(n)
 		want.names[id] = n
 		clusterIDs[cname] = id
-		want.clusters[id] = compileCluster(id, c, ids, want)
+		want.clusters[id] = compileCluster(id, c, ids, want.endpoints)
 	}
 	for _, svc := range sc.Services {
 		n := name{scope: scope, kind: bpf.NameService, name: StoredName(svc.Name)}
@@ -164,7 +164,8 @@ func compileService(svc *mesh.Service, clusterIDs map[string]uint32) (bpf.Servic
 	return v, nil
 }
 
-func compileCluster(id uint32, c *mesh.Cluster, ids *allocator, want *tables) cluster {
+// compileCluster computes a cluster and enters its endpoints into want.
+func compileCluster(id uint32, c *mesh.Cluster, ids *allocator, want map[uint32]bpf.Endpoint) cluster {
 	var out cluster
 	out.value.Kind = map[mesh.ClusterKind]uint8{
 		mesh.Endpoints: bpf.KindEndpoints, mesh.Passthrough: bpf.KindPassthrough,
@@ -179,8 +180,9 @@ func compileCluster(id uint32, c *mesh.Cluster, ids *allocator, want *tables) cl
 	for i, ap := range built.Endpoints {
 		e := endpointValue(id, ap)
 		epIDs[i] = ids.endpointID(e)
-		want.endpoints[epIDs[i]] = e
+		want[epIDs[i]] = e
 	}
+	out.endpoints = slices.Sorted(slices.Values(epIDs))
 	slots := func(in []balance.Slot) []bpf.Slot {
 		var s []bpf.Slot
 		for _, b := range in {

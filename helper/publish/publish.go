@@ -40,6 +40,8 @@ type Publisher struct {
 	live       bool
 	now        tables
 	free       extents
+	last       *mesh.Snapshot // what now was made of; nil if that is not known
+	clusterIDs map[name]uint32
 }
 
 // tables mirrors the maps.
@@ -54,8 +56,9 @@ type tables struct {
 
 // cluster is a cluster with the content of its extents.
 type cluster struct {
-	value  bpf.Cluster // Turn is 0
-	v4, v6 []bpf.Slot
+	endpoints []uint32    // ids of all, sorted; maglev may give a light one no slot
+	value     bpf.Cluster // Turn is 0
+	v4, v6    []bpf.Slot
 }
 
 // name is what an id stands for.
@@ -89,17 +92,12 @@ type Result struct {
 func (p *Publisher) Publish(ctx context.Context, s *mesh.Snapshot) (Result, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	want, err := p.compile(s)
+	res, err := p.write(ctx, s)
 	if err != nil {
-		return Result{}, fmt.Errorf("publish: %w", err)
-	}
-	if err := p.fits(want); err != nil {
-		return Result{}, fmt.Errorf("publish: %w", err)
-	}
-	res, err := p.apply(ctx, want)
-	if err != nil {
+		p.last = nil
 		return res, fmt.Errorf("publish: %w", err)
 	}
+	p.last = s
 	if res.Written+res.Deleted == 0 && p.live {
 		res.Generation = p.generation
 		return res, nil
@@ -114,6 +112,29 @@ func (p *Publisher) Publish(ctx context.Context, s *mesh.Snapshot) (Result, erro
 	return res, nil
 }
 
+// write writes a whole snapshot, or only the clusters in which it differs from the
+// last one.
+func (p *Publisher) write(ctx context.Context, s *mesh.Snapshot) (Result, error) {
+	if changed, ok := changedClusters(p.last, s); ok {
+		return p.patch(ctx, changed)
+	}
+	want, err := p.compile(s)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := p.fits(p.now, want); err != nil {
+		return Result{}, err
+	}
+	res, err := p.apply(ctx, p.now, want)
+	p.clusterIDs = make(map[name]uint32, len(p.now.clusters))
+	for id, n := range p.now.names {
+		if n.kind == bpf.NameCluster {
+			p.clusterIDs[n] = id
+		}
+	}
+	return res, err
+}
+
 // Live tells whether a snapshot is in the maps, and which generation.
 func (p *Publisher) Live() (generation uint64, live bool) {
 	p.mu.Lock()
@@ -125,34 +146,35 @@ func endpointAddr(e bpf.Endpoint) netip.AddrPort {
 	return netip.AddrPortFrom(bpf.AddrOf(e.Addr, e.Family), bpf.PortWord(e.Port))
 }
 
-// fits refuses a snapshot that the maps cannot hold, together with what they hold
-// already: old and new stand side by side for a moment.
-func (p *Publisher) fits(want tables) error {
+// fits refuses tables that the maps cannot hold, together with what they hold
+// already: old and new stand side by side for a moment. now is the part of the
+// mirror that want is to replace.
+func (p *Publisher) fits(now, want tables) error {
 	for _, m := range []struct {
 		name     string
 		old, new int
 	}{
-		{"km_frontends", len(p.now.frontends), countNew(p.now.frontends, want.frontends)},
-		{"km_prefixes", len(p.now.prefixes), countNew(p.now.prefixes, want.prefixes)},
-		{"km_services", len(p.now.services), countNew(p.now.services, want.services)},
-		{"km_clusters", len(p.now.clusters), countNew(p.now.clusters, want.clusters)},
-		{"km_endpoints", len(p.now.endpoints), countNew(p.now.endpoints, want.endpoints)},
-		{"km_names", len(p.now.names), countNew(p.now.names, want.names)},
+		{"km_frontends", len(p.now.frontends), countNew(now.frontends, want.frontends)},
+		{"km_prefixes", len(p.now.prefixes), countNew(now.prefixes, want.prefixes)},
+		{"km_services", len(p.now.services), countNew(now.services, want.services)},
+		{"km_clusters", len(p.now.clusters), countNew(now.clusters, want.clusters)},
+		{"km_endpoints", len(p.now.endpoints), countNew(now.endpoints, want.endpoints)},
+		{"km_names", len(p.now.names), countNew(now.names, want.names)},
 	} {
 		if capacity := int(p.rt.Map(m.name).MaxEntries()); m.old+m.new > capacity {
 			return fmt.Errorf("map %s holds %d of %d entries and cannot take %d more: the last good state stays; narrow the configuration or raise the map's size", m.name, m.old, capacity, m.new)
 		}
 	}
-	return p.slotsFit(want)
+	return p.slotsFit(now, want)
 }
 
 // slotsFit takes the slots of all changed tables out of a copy of the free space,
 // in the order in which putClusters will.
-func (p *Publisher) slotsFit(want tables) error {
+func (p *Publisher) slotsFit(now, want tables) error {
 	free := slices.Clone(p.free)
 	for _, id := range sortedIDs(want.clusters) {
 		c := want.clusters[id]
-		if old, ok := p.now.clusters[id]; ok && old.equal(c) {
+		if old, ok := now.clusters[id]; ok && old.equal(c) {
 			continue
 		}
 		for _, table := range [][]bpf.Slot{c.v4, c.v6} {

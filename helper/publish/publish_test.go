@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -149,6 +150,23 @@ func TestRandomHistory(t *testing.T) {
 		publish(t, p, snap)
 		same(t, fmt.Sprintf("step %d: read back", step), p, publisher(t, rt))
 		checkAgainst(t, p, snap)
+		// A part of the clusters changes, and nothing else: the short way.
+		next := &mesh.Snapshot{Scopes: []mesh.Scope{{Services: snap.Scopes[0].Services, Clusters: maps.Clone(clusters)}}}
+		for name, c := range clusters {
+			if rng.IntN(3) == 0 {
+				n := *c
+				n.Policy = policies[rng.IntN(4)]
+				n.Localities = []mesh.Locality{{Endpoints: endpoints(rng.IntN(20), rng.IntN(3))}}
+				next.Scopes[0].Clusters[name] = &n
+			}
+		}
+		if _, ok := changedClusters(p.last, next); !ok {
+			t.Fatalf("step %d: a change of clusters alone went the long way", step)
+		}
+		publish(t, p, next)
+		same(t, fmt.Sprintf("step %d: the short way, read back", step), p, publisher(t, rt))
+		checkAgainst(t, p, next)
+		snap = next
 		if again := publish(t, p, snap); again.Written+again.Deleted != 0 {
 			t.Fatalf("step %d: the same snapshot again wrote %d and deleted %d", step, again.Written, again.Deleted)
 		}
@@ -355,7 +373,10 @@ func BenchmarkPublish(b *testing.B) {
 		n := 0
 		for b.Loop() {
 			n++
-			c.Localities[0].Endpoints = endpoints(perService-n%2, 77)
+			next := *c
+			next.Localities = []mesh.Locality{{Endpoints: endpoints(perService-n%2, 77)}}
+			s = &mesh.Snapshot{Scopes: []mesh.Scope{{Services: s.Scopes[0].Services, Clusters: maps.Clone(s.Scopes[0].Clusters)}}}
+			s.Scopes[0].Clusters[c.Name] = &next
 			publish(b, p, s)
 		}
 	})

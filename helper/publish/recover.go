@@ -5,6 +5,7 @@ package publish
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -49,9 +50,13 @@ func (p *Publisher) recover() error {
 
 func (p *Publisher) recoverClusters() error {
 	p.free = allFree(p.rt.Slots.MaxEntries())
+	endpoints := make(map[uint32][]uint32)
+	for id, e := range p.now.endpoints {
+		endpoints[e.Cluster] = append(endpoints[e.Cluster], id)
+	}
 	return readAll(p.rt.Clusters, func(id uint32, v bpf.Cluster) error {
 		v.Turn = 0
-		c := cluster{value: v}
+		c := cluster{value: v, endpoints: slices.Sorted(slices.Values(endpoints[id]))}
 		var err error
 		if c.v4, err = p.readSlots(v.V4); err != nil {
 			return fmt.Errorf("cluster %d: %w", id, err)
