@@ -22,6 +22,8 @@ static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx, struc
 	dst->proto = governed_proto(ctx->protocol);
 	dst->scope = pod ? pod->scope : 0;
 	d = decide(dst, pod, c);
+	if (d == DECISION_REFUSE)
+		return d; /* a UDP socket stays connected where it was */
 	if (d != DECISION_REWRITE) {
 		bpf_sk_storage_delete(&km_stamps, ctx->sk);
 		return d;

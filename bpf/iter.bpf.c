@@ -106,7 +106,9 @@ int udp_reap(struct bpf_iter__udp *ctx)
 		return 0;
 	sk = &us->inet.sk;
 	stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
-	if (!stamp || bpf_map_lookup_elem(&km_endpoints, &stamp->endpoint))
+	/* A socket that was disconnected since (connect to AF_UNSPEC) keeps its stamp. */
+	if (!stamp || sk->__sk_common.skc_state != STATE_ESTABLISHED ||
+	    bpf_map_lookup_elem(&km_endpoints, &stamp->endpoint))
 		return 0;
 	rec.service = stamp->service;
 	rec.cluster = stamp->cluster;

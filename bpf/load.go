@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -274,7 +275,15 @@ func sameProgram(a, b *ebpf.Program) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return ai.Tag == bi.Tag, nil
+	if ai.Tag != bi.Tag {
+		return false, nil
+	}
+	// The tag leaves the maps out: a program of maps that were unpinned is another.
+	am, _ := ai.MapIDs()
+	bm, _ := bi.MapIDs()
+	slices.Sort(am)
+	slices.Sort(bm)
+	return slices.Equal(am, bm), nil
 }
 
 // Program returns the program of a hook.

@@ -9,13 +9,39 @@
 
 /* TCP states (RFC 9293, section 3.3.2) as the kernel numbers them. */
 enum {
-	STATE_FIN_WAIT1 = 4,
 	STATE_FIN_WAIT2 = 5,
 	STATE_CLOSE = 7,
-	STATE_CLOSE_WAIT = 8,
 	STATE_LAST_ACK = 9,
 	STATE_CLOSING = 11,
 };
+
+/* What is read of the kernel's types; offsets are relocated at load (CO-RE). */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct sock_common {
+	unsigned long skc_flags;
+};
+struct sock {
+	struct sock_common __sk_common;
+};
+struct inet_sock {
+	struct sock sk;
+};
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+};
+#pragma clang attribute pop
+
+#define SOCK_DONE 1 /* enum sock_flags: the peer's FIN has come */
+
+static __always_inline bool got_fin(struct bpf_sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp && tp->inet_conn.icsk_inet.sk.__sk_common.skc_flags & (1UL << SOCK_DONE);
+}
 
 static __always_inline void count_active(struct stamp *stamp, __s64 by)
 {
@@ -41,13 +67,14 @@ static __always_inline void established(struct bpf_sock_ops *ctx, struct stamp *
 	struct stats *st = stats_find(stamp->service, stamp->cluster);
 
 	stamp->flags |= KM_STAMP_OPEN;
-	/* The kernel counts our SYN as a byte that was acknowledged. */
-	stamp->settled_sent = ctx->bytes_acked;
+	/* The kernel counts our SYN as a byte that was acknowledged; data in it counts. */
+	stamp->settled_sent = 1;
 	if (st)
 		__sync_fetch_and_add(&st->opened, 1);
 }
 
-static __always_inline void closed(struct bpf_sock_ops *ctx, struct stamp *stamp)
+static __always_inline void closed(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
+				   struct stamp *stamp)
 {
 	struct stats *st = stats_find(stamp->service, stamp->cluster);
 	__u64 sent = ctx->bytes_acked, received = ctx->bytes_received;
@@ -59,8 +86,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct stamp *stamp
 	/* A FIN counts as a byte too, in both directions. */
 	if (acked && (was == STATE_FIN_WAIT2 || was == STATE_LAST_ACK || was == STATE_CLOSING))
 		sent--;
-	if (was == STATE_FIN_WAIT2 || was == STATE_LAST_ACK || was == STATE_CLOSING ||
-	    was == STATE_CLOSE_WAIT)
+	if (got_fin(sk) && received)
 		received--;
 	if (st && (stamp->flags & KM_STAMP_OPEN)) {
 		__sync_fetch_and_add(&st->closed, 1);
@@ -103,7 +129,7 @@ int sock_ops(struct bpf_sock_ops *ctx)
 		established(ctx, stamp);
 		break;
 	default:
-		closed(ctx, stamp);
+		closed(ctx, sk, stamp);
 	}
 	return 1;
 }

@@ -84,6 +84,11 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer unlock()
+	release, err := lockMaps(opts.BPFFS)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state directory (--state-dir): %w", err)
 	}
@@ -122,6 +127,25 @@ func Lock(runDir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("another kmesh-helper holds %s: stop it first, or give this one another --run-dir: %w", path, err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// lockMaps takes the bpffs directory for one writer, whatever its run directory.
+func lockMaps(bpffs string) (release func(), err error) {
+	if err := bpf.CheckBPFFS(bpffs); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(bpffs, 0o700); err != nil {
+		return nil, fmt.Errorf("bpffs: %w", err)
+	}
+	dir, err := os.Open(bpffs)
+	if err != nil {
+		return nil, fmt.Errorf("bpffs: %w", err)
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("another kmesh-helper writes the maps below %s: stop it first, or give this one another --bpffs: %w", bpffs, err)
+	}
+	return func() { dir.Close() }, nil
 }
 
 // makeSource makes the source and the store that it fills.
@@ -172,12 +196,7 @@ func (c *Controller) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return web.Run(ctx) })
 	g.Go(func() error { return socket.Run(ctx) })
-	g.Go(func() error {
-		if err := c.keeper.Start(ctx); err != nil {
-			return err
-		}
-		return c.keeper.Run(ctx)
-	})
+	g.Go(func() error { return c.keeper.Run(ctx) })
 	g.Go(func() error { return c.source.Run(ctx, c.store) })
 	g.Go(func() error { return c.store.Run(ctx, c.publish) })
 	g.Go(func() error { return c.recount(ctx) })
@@ -191,9 +210,10 @@ func (c *Controller) publish(ctx context.Context, s *mesh.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	c.last.Store(s)
+	first := c.last.Swap(s) == nil
 	c.ready.Store(true)
-	if len(res.Removed) > 0 {
+	// The first time also: an earlier helper may have died between the two.
+	if len(res.Removed) > 0 || first {
 		c.keeper.EndUDP(ctx)
 	}
 	return nil

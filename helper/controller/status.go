@@ -5,6 +5,9 @@ package controller
 import (
 	"context"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"kmesh/helper/api"
 	apiv1 "kmesh/helper/api/v1"
 	"kmesh/helper/xds"
@@ -57,9 +60,13 @@ func (c *Controller) Pods(ctx context.Context) (*apiv1.PodsResponse, error) {
 
 // Services implements api.Source.
 func (c *Controller) Services(ctx context.Context) (*apiv1.ServicesResponse, error) {
+	snap := c.last.Load()
+	if _, live := c.pub.Live(); snap == nil && live {
+		return nil, status.Error(codes.Unavailable, "the configuration is held back (kmeshctl status says why); what an earlier helper published serves on, and is not listed")
+	}
 	counters, err := c.pub.Counters(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return api.ServicesOf(c.last.Load(), counters), nil
+	return api.ServicesOf(snap, counters), nil
 }

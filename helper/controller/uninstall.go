@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
 	"kmesh/netns"
@@ -24,6 +27,11 @@ func Uninstall(ctx context.Context, bpffs, runDir, stateDir string) error {
 	defer unlock()
 	// A bpffs that is not there holds nothing of ours.
 	if bpf.CheckBPFFS(bpffs) == nil {
+		release, err := lockMaps(bpffs)
+		if err != nil {
+			return fmt.Errorf("uninstall: %w", err)
+		}
+		defer release()
 		if err := netns.New(netns.Options{BPFFS: bpffs, RunDir: runDir}).Uninstall(ctx); err != nil {
 			return fmt.Errorf("uninstall: %w", err)
 		}
@@ -34,8 +42,23 @@ func Uninstall(ctx context.Context, bpffs, runDir, stateDir string) error {
 			return fmt.Errorf("uninstall: %s holds something that is not ours: %w", bpffs, err)
 		}
 	}
-	for _, dir := range []string{stateDir, runDir} {
-		if err := os.RemoveAll(dir); err != nil {
+	// By name: the directories are the administrator's choice and may hold other things.
+	for dir, ours := range map[string][]string{
+		stateDir: {"optin.json", ".optin-*"},
+		runDir:   {"helper.lock", "helper.sock", "helper.sock.lock", "cni.log", "cni.log.1", "pods"},
+	} {
+		for _, pattern := range ours {
+			found, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err != nil {
+				return fmt.Errorf("uninstall: %w", err)
+			}
+			for _, path := range found {
+				if err := os.RemoveAll(path); err != nil {
+					return fmt.Errorf("uninstall: %w", err)
+				}
+			}
+		}
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("uninstall: %w", err)
 		}
 	}

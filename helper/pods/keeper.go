@@ -12,7 +12,6 @@ package pods
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"time"
@@ -27,7 +26,7 @@ import (
 type Options struct {
 	Node    *netns.Node
 	Runtime *bpf.Runtime
-	// Every is the time between sweeps.
+	// Every is the time between rounds.
 	Every time.Duration
 	// Swept is told what a sweep removed; may be nil.
 	Swept func(kind string, n int)
@@ -45,18 +44,20 @@ func New(opts Options) *Keeper {
 	return &Keeper{opts}
 }
 
-// Start brings the pods that an earlier helper left up to date: links are updated
-// to the programs that are pinned now, each atomically, and left-overs are swept.
-func (k *Keeper) Start(ctx context.Context) error {
-	if err := k.opts.Node.Upgrade(ctx, k.opts.Runtime.Program); err != nil {
-		return fmt.Errorf("update the programs of pods: %w", err)
+// round updates links to the programs that are pinned now, each atomically: those
+// that an earlier helper left, and those of an ADD that had opened the programs before
+// they were replaced. Then it sweeps. What fails, as with a pod that is going, is tried
+// again next time.
+func (k *Keeper) round(ctx context.Context) {
+	if err := k.opts.Node.Upgrade(ctx, k.opts.Runtime.Program); err != nil && ctx.Err() == nil {
+		k.opts.Log.Error("programs of pods not all updated, trying again later", "err", err)
 	}
 	k.sweep(ctx)
-	return nil
 }
 
-// Run sweeps from time to time until ctx ends.
+// Run looks after the pods at once and then from time to time, until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
+	k.round(ctx)
 	tick := time.NewTicker(k.opts.Every)
 	defer tick.Stop()
 	for {
@@ -64,7 +65,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			k.sweep(ctx)
+			k.round(ctx)
 		}
 	}
 }
@@ -93,7 +94,11 @@ func (k *Keeper) EndUDP(ctx context.Context) {
 	}
 	done := make(map[uint64]bool) // by namespace: a pod may have several attachments
 	for _, p := range all {
-		if p.NetnsPath == "" || done[p.NetnsCookie] || ctx.Err() != nil {
+		if p.NetnsPath == "" {
+			k.opts.Log.Warn("udp sockets of removed endpoints stay: the pod's record, which names its network namespace, is gone", "containerID", p.ContainerID)
+			continue
+		}
+		if done[p.NetnsCookie] || ctx.Err() != nil {
 			continue
 		}
 		done[p.NetnsCookie] = true

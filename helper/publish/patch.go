@@ -9,7 +9,6 @@ import (
 	"kmesh/helper/mesh"
 )
 
-
 // changedClusters returns the clusters of s that differ from those of last, if
 // nothing else does. Endpoints change all the time, and this makes the cost of a
 // change that of the cluster, not of the mesh. What is the same is known by pointer:

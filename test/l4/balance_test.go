@@ -3,28 +3,57 @@
 package l4
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"testing"
 
 	"kmesh/helper/mesh"
+	"kmesh/test/node"
 	"kmesh/test/node/wire"
 )
 
-// wantShares fails unless each count is within 3 standard deviations of n*p. A
-// share of 0 must not be seen at all.
-func wantShares(t *testing.T, got map[string]int, n int, want map[string]float64) {
+// sample makes n connections and returns how many each server got.
+type sample func(n int) map[string]int
+
+// wantShares fails unless each count is within 3 standard deviations of n*p; a share
+// of 0 must not be seen at all. One of several hundred right samples is farther off,
+// so a sample that is gets a second chance: both are wrong by chance once in a
+// hundred thousand runs.
+func wantShares(t *testing.T, get sample, n int, want map[string]float64) {
 	t.Helper()
+	problems := offShares(get(n), n, want)
+	if len(problems) > 0 {
+		t.Logf("a second sample, because of the first: %v", problems)
+		problems = offShares(get(n), n, want)
+	}
+	for _, p := range problems {
+		t.Error(p)
+	}
+}
+
+func offShares(got map[string]int, n int, want map[string]float64) (problems []string) {
 	total := 0
 	for name, p := range want {
 		total += got[name]
 		sigma := math.Sqrt(float64(n) * p * (1 - p))
 		if off := math.Abs(float64(got[name]) - float64(n)*p); off > 3*sigma {
-			t.Errorf("%s: %d of %d, want %.0f within 3 standard deviations (%.0f)", name, got[name], n, float64(n)*p, 3*sigma)
+			problems = append(problems, fmt.Sprintf("%s: %d of %d, want %.0f within 3 standard deviations (%.0f)", name, got[name], n, float64(n)*p, 3*sigma))
 		}
 	}
 	if total != n {
-		t.Errorf("%d of %d went to the named ones: %v", total, n, got)
+		problems = append(problems, fmt.Sprintf("%d of %d went to the named ones: %v", total, n, got))
+	}
+	return problems
+}
+
+// vipSample dials the VIP from a pod and fails on any error.
+func (b *bed) vipSample(p *node.Pod, parallel int) sample {
+	return func(n int) map[string]int {
+		b.Helper()
+		got := b.dialN(p, n, wire.DialN{Dial: wire.Dial{Network: wire.TCP, Addr: at(vip4)}, Parallel: parallel})
+		b.wantErrnos(got, nil)
+		return got.Servers
 	}
 }
 
@@ -49,13 +78,11 @@ func TestWeightedClusters(t *testing.T) {
 			for _, w := range c.weights {
 				sum += float64(w)
 			}
-			got := b.dialN(client, c.n, wire.DialN{Dial: wire.Dial{Network: wire.TCP, Addr: at(vip4)}, Parallel: 4})
-			b.wantErrnos(got, nil)
 			want := make(map[string]float64)
 			for i, w := range c.weights {
 				want[s[i].pod.Name] = float64(w) / sum
 			}
-			wantShares(t, got.Servers, c.n, want)
+			wantShares(t, b.vipSample(client, 4), c.n, want)
 		})
 	}
 }
@@ -76,26 +103,31 @@ func TestPolicies(t *testing.T) {
 					sum += float64(w)
 				}
 				b.publish(serve(mesh.TCP, c))
-				got := b.dialN(client, n, wire.DialN{Dial: wire.Dial{Network: wire.TCP, Addr: at(vip4)}})
-				b.wantErrnos(got, nil)
 				want := make(map[string]float64)
 				for i, w := range weights {
 					want[s[i].pod.Name] = float64(w) / sum
-					if share := n * float64(w) / sum; policy == mesh.RoundRobin && math.Abs(float64(got.Servers[s[i].pod.Name])-share) > 1 {
-						t.Errorf("round robin: %s %d of %d, want exactly %.0f", s[i].pod.Name, got.Servers[s[i].pod.Name], n, share)
-					}
 				}
-				if policy == mesh.LeastRequest {
-					// The last connection may still be counted: shares even out a
-					// little. No endpoint may be far off.
+				get := b.vipSample(client, 1)
+				switch policy {
+				case mesh.RoundRobin: // exact
+					got := get(n)
 					for name, p := range want {
-						if off := math.Abs(float64(got.Servers[name])/n - p); off > 0.08 {
-							t.Errorf("%s: share %.3f, want about %.3f", name, float64(got.Servers[name])/n, p)
+						if math.Abs(float64(got[name])-n*p) > 1 {
+							t.Errorf("%s: %d of %d, want exactly %.0f", name, got[name], n, n*p)
 						}
 					}
-					return
+				case mesh.LeastRequest:
+					// The last connection may still be counted: shares even out a
+					// little. No endpoint may be far off.
+					got := get(n)
+					for name, p := range want {
+						if off := math.Abs(float64(got[name])/n - p); off > 0.08 {
+							t.Errorf("%s: share %.3f, want about %.3f", name, float64(got[name])/n, p)
+						}
+					}
+				default:
+					wantShares(t, get, n, want)
 				}
-				wantShares(t, got.Servers, n, want)
 			})
 		}
 	}
@@ -116,9 +148,7 @@ func TestLeastRequestAvoidsTheBusy(t *testing.T) {
 	}
 	b.publish(serve(mesh.TCP, to("c", mesh.LeastRequest, v4s(s)...)))
 	const n = 2000
-	got := b.dialN(client, n, wire.DialN{Dial: wire.Dial{Network: wire.TCP, Addr: at(vip4)}})
-	b.wantErrnos(got, nil)
-	wantShares(t, got.Servers, n, map[string]float64{"e0": 0.25, "e1": 0.75})
+	wantShares(t, b.vipSample(client, 1), n, map[string]float64{"e0": 0.25, "e1": 0.75})
 }
 
 // TestMaglevBySource: with a source hash a pod keeps its endpoint, and another

@@ -292,7 +292,29 @@ func TestOneHelperAtATime(t *testing.T) {
 	if err := b.node.Uninstall(b.ctx); err == nil || !strings.Contains(err.Error(), "stop it first") {
 		t.Errorf("uninstall beside a running helper: %v", err)
 	}
+	// Another run directory does not make the maps another's.
+	if err := controller.Uninstall(b.ctx, b.node.BPFFS, t.TempDir(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "another kmesh-helper writes the maps") {
+		t.Errorf("uninstall with another run directory: %v", err)
+	}
 	b.only(b.client("client"), "v1", 5)
+}
+
+// TestUninstallLeavesOtherFiles in directories that others use too.
+func TestUninstallLeavesOtherFiles(t *testing.T) {
+	run, state := t.TempDir(), t.TempDir()
+	for _, dir := range []string{run, state} {
+		if err := os.WriteFile(filepath.Join(dir, "other"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := controller.Uninstall(t.Context(), filepath.Join(t.TempDir(), "no-bpffs"), run, state); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{run, state} {
+		if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 1 || filepath.Base(left[0]) != "other" {
+			t.Errorf("%s holds %v (%v), want the other's file alone", dir, left, err)
+		}
+	}
 }
 
 // TestUninstall removes everything; open connections go on, new ones are no longer

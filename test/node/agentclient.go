@@ -48,6 +48,11 @@ func (p *Pod) Exchange(ctx context.Context, e wire.Exchange) (wire.Result, error
 	return result(p.ask(ctx, wire.Request{Exchange: &e}))
 }
 
+// Reconnect connects a UDP socket that Dial kept elsewhere, or disconnects it.
+func (p *Pod) Reconnect(ctx context.Context, c wire.Connect) (wire.Result, error) {
+	return result(p.ask(ctx, wire.Request{Connect: &c}))
+}
+
 // Hangup closes a socket that Dial kept, or a listener with the connections it accepted.
 func (p *Pod) Hangup(ctx context.Context, handle uint64) error {
 	_, err := p.ask(ctx, wire.Request{Close: &wire.Close{Handle: handle}})

@@ -53,6 +53,8 @@ func (a *agent) serve(req wire.Request) {
 		ans.Counts, err = dialN(*req.DialN)
 	case req.Exchange != nil:
 		ans.Result, err = a.exchange(*req.Exchange)
+	case req.Connect != nil:
+		ans.Result, err = a.reconnect(*req.Connect)
 	case req.Close != nil:
 		ans.Result, err = a.closeHandle(*req.Close)
 	default:
@@ -97,6 +99,16 @@ func (a *agent) exchange(e wire.Exchange) (*wire.Result, error) {
 		return nil, fmt.Errorf("exchange: no open socket has handle %d", e.Handle)
 	}
 	return s.again(e)
+}
+
+func (a *agent) reconnect(c wire.Connect) (*wire.Result, error) {
+	a.mu.Lock()
+	s, ok := a.open[c.Handle].(*socket)
+	a.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("connect: no open socket has handle %d", c.Handle)
+	}
+	return s.reconnect(c)
 }
 
 func (a *agent) closeHandle(c wire.Close) (*wire.Result, error) {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -87,7 +88,13 @@ func (s *socket) run(d wire.Dial, res *wire.Result) bool {
 		}
 	}
 	if !s.unconnected {
-		if err := s.connect(); err != nil {
+		connect := s.connect
+		if d.FastOpen {
+			connect = func() error {
+				return unix.Sendto(s.fd, []byte("hello\n"), unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL, s.sockaddr(s.to))
+			}
+		}
+		if err := connect(); err != nil {
 			fail(res, "connect", err)
 			return false
 		}
@@ -123,6 +130,33 @@ func (s *socket) connect() error {
 			return err
 		}
 	}
+}
+
+// reconnect connects elsewhere, or nowhere.
+func (s *socket) reconnect(c wire.Connect) (*wire.Result, error) {
+	res := &wire.Result{}
+	var err error
+	if c.To == "" {
+		// Package unix has no address of family AF_UNSPEC.
+		var unspec unix.RawSockaddrAny
+		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&unspec)), unix.SizeofSockaddrInet4)
+		if errno != 0 {
+			err = errno
+		}
+	} else {
+		to, perr := netip.ParseAddrPort(c.To)
+		if perr != nil {
+			return nil, fmt.Errorf("connect: to %q: %w", c.To, perr)
+		}
+		err = unix.Connect(s.fd, s.sockaddr(to))
+	}
+	if err != nil {
+		fail(res, "connect", err)
+	}
+	if sa, err := unix.Getpeername(s.fd); err == nil {
+		res.Peer = format(sa)
+	}
+	return res, nil
 }
 
 // again makes another exchange.

@@ -27,6 +27,7 @@ type Request struct {
 	Dial     *Dial     `json:"dial,omitempty"`
 	DialN    *DialN    `json:"dialN,omitempty"`
 	Exchange *Exchange `json:"exchange,omitempty"`
+	Connect  *Connect  `json:"connect,omitempty"`
 	Close    *Close    `json:"close,omitempty"`
 }
 
@@ -56,6 +57,8 @@ type Dial struct {
 	Timeout time.Duration `json:"timeout,omitempty"` // of each step; 0 is 3 s
 	// Unconnected (UDP only): no connect(2), but sendto(2) and recvfrom(2). Peer is then where the answer came from.
 	Unconnected bool `json:"unconnected,omitempty"`
+	// FastOpen (TCP only): the line "hello" goes with the SYN (MSG_FASTOPEN).
+	FastOpen bool `json:"fastOpen,omitempty"`
 	// Silent: connect only, wait for no server's word (for servers that are not ours, and for asking "may I?").
 	Silent bool `json:"silent,omitempty"`
 }
@@ -73,6 +76,13 @@ type Exchange struct {
 	Handle  uint64        `json:"handle"`
 	To      string        `json:"to,omitempty"` // unconnected UDP: another address than the one dialled
 	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+// Connect connects a kept UDP socket to another address, or disconnects it (To empty: AF_UNSPEC). The result's Peer is
+// what getpeername says then; empty: not connected.
+type Connect struct {
+	Handle uint64 `json:"handle"`
+	To     string `json:"to,omitempty"`
 }
 
 // Close closes a kept socket or a listener.
