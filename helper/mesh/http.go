@@ -33,9 +33,10 @@ type Route struct {
 	Clusters []WeightedCluster // forward
 	Redirect *Redirect
 	Direct   *DirectResponse
-	// Unsupported: the route has a condition that cannot be tested in the kernel.
-	// Requests that match the rest are answered 503, so that the route is neither
-	// widened nor skipped. The actions above are then empty.
+	// Unsupported: the route has a condition that cannot be tested in the kernel,
+	// or leads to a cluster that does not exist. Requests that match the rest are
+	// answered 503, so that the route is neither widened nor skipped. The actions
+	// above are then empty.
 	Unsupported bool
 }
 
@@ -48,8 +49,8 @@ type RouteMatch struct {
 	Fraction *Fraction
 }
 
-// PathKind says how a path is compared. The path is the target up to "?" or "#",
-// as it was sent: nothing is decoded.
+// PathKind says how a path is compared. The path is the target up to "?", as
+// it was sent: nothing is decoded. (A "#" in a target is refused: see package head.)
 type PathKind uint8
 
 // The kinds of path match.
@@ -138,9 +139,10 @@ type Redirect struct {
 	Status uint16 // 301, 302, 303, 307 or 308
 	Scheme string // "" keeps the request's: "http"
 	Host   string // "" keeps the request's
-	Port   uint16 // 0: none is written if Scheme or Host is replaced, else the request's
-	// At most one of Path and Prefix is set. Path replaces path and query; Prefix
-	// replaces the part of the path that the route's prefix matched.
+	Port   uint16 // 0: the request's, unless Host is replaced, or it is 80 and Scheme is
+	// At most one of Path and Prefix is set. Path replaces the path, and the query
+	// if it has one of its own; Prefix replaces the part of the path that the
+	// route's path match is about.
 	Path, Prefix string
 	StripQuery   bool
 }

@@ -55,6 +55,10 @@ type Scope struct {
 	Key ScopeKey
 	// Services, sorted by name; names are unique within the scope.
 	Services []*Service
+	// HTTP are the services of the listeners that speak HTTP, sorted by name; a
+	// name is in one of the two lists only. They are not in the data path yet: their
+	// connections pass.
+	HTTP []*Service
 	// Clusters by name. Closed: every cluster that a service names is here.
 	Clusters map[string]*Cluster
 }
@@ -75,7 +79,9 @@ type Service struct {
 	// random, as Envoy does.
 	HashSource bool
 	// HTTP is the routing of a service that speaks HTTP/1; nil for L4. Clusters
-	// then serve what is not HTTP/1.
+	// then serve what is not HTTP/1: the filter chain that the listener has for it,
+	// else what the only or the "*" virtual host does with any path; they may be
+	// empty then, and what is not HTTP/1 is refused.
 	HTTP *HTTP
 }
 
