@@ -14,3 +14,4 @@ package bpf
 //go:generate go tool bpf2go -cc clang-19 -target bpfel -no-global-types sockOps sock_ops.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 //go:generate go tool bpf2go -cc clang-19 -target bpfel -no-global-types tc tc.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 //go:generate go tool bpf2go -cc clang-19 -target bpfel -no-global-types iter iter.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
+//go:generate go tool bpf2go -cc clang-19 -target bpfel -type head_result -type head_piece head head.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu

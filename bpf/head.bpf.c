@@ -1,0 +1,96 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * head.bpf.c: the machine of table.h by itself, for BPF_PROG_TEST_RUN: it is held
+ * against its Go mirror, and measured, without a packet. Heads, programs and results
+ * are in maps that the tests map into their memory.
+ */
+#include "table.h"
+
+#include <linux/pkt_cls.h>
+
+/* A piece of a head to read. */
+struct head_piece {
+	__u32 program; /* its offset in the slab */
+	__u32 first;   /* position of bytes[0] */
+	__u32 end;     /* of what is there */
+	__u32 fresh;   /* begin a new head */
+	__u8 bytes[KM_HEAD_BUFFER];
+};
+
+struct head_result {
+	struct machine machine;
+	struct candidates found;
+};
+
+struct head_slab {
+	__u8 bytes[KM_SLAB];
+};
+
+#define KM_PIECES 1024
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct head_slab);
+} head_slabs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, KM_PIECES);
+	__type(key, __u32);
+	__type(value, struct head_piece);
+} head_pieces SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct head_result);
+} head_results SEC(".maps");
+
+/* How many pieces there are to take in turn, and the next one. */
+struct head_turn {
+	__u32 pieces;
+	__u32 next;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct head_turn);
+} head_turns SEC(".maps");
+
+SEC("tc")
+int head_run(struct __sk_buff *skb)
+{
+	__u32 zero = 0, at = 0;
+	struct head_result *result = bpf_map_lookup_elem(&head_results, &zero);
+	struct head_slab *slab = bpf_map_lookup_elem(&head_slabs, &zero);
+	struct head_turn *turn = bpf_map_lookup_elem(&head_turns, &zero);
+	struct head_piece *piece;
+
+	if (!result || !slab || !turn)
+		return TC_ACT_SHOT;
+	at = turn->next;
+	turn->next = at + 1 < turn->pieces ? at + 1 : 0;
+	piece = bpf_map_lookup_elem(&head_pieces, &at);
+	if (!piece)
+		return TC_ACT_SHOT;
+	if (piece->fresh) {
+		begin_head(&result->machine, slab->bytes, piece->program);
+		result->found.summary = 0;
+	}
+	read_head(&result->machine, &result->found, slab->bytes, piece->program, piece->bytes,
+		  piece->first, piece->end);
+	return TC_ACT_OK;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
