@@ -75,6 +75,7 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 	fi
 	$(need) gcc gcc libc6-dev
 	$(need) ip iproute2
+	$(need) node nodejs
 	if [ "$$(stat -f -c %t /sys/fs/bpf 2>/dev/null)" != cafe4a11 ]; then
 		echo 'make test: /sys/fs/bpf is no bpf filesystem: mounting one (umount /sys/fs/bpf takes it away)'
 		mkdir -p /sys/fs/bpf

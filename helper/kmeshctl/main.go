@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command kmeshctl shows what the helper of this node knows. It only asks: it has
-// no state, changes nothing, and says with its exit code what went wrong.
+// Command kmeshctl shows what the helper of this node knows, and what it would do
+// with a directory of files. It has no state, changes nothing, and says with its
+// exit code what went wrong.
 package main
 
 import (
@@ -64,20 +65,26 @@ func main() {
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	cmd := command(stdout)
+	cmd := command(stdout, stderr)
 	cmd.SetArgs(append([]string{}, args...)) // nil would mean the process's own
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return exitOK
+	case errors.Is(err, errDiffers):
+		return exitDiffers
 	}
 	fmt.Fprintln(stderr, "kmeshctl:", err)
 	var usage usageError
+	var trouble troubleError
 	var unreachable unreachableError
 	switch {
 	case errors.As(err, &usage):
 		fmt.Fprintln(stderr, "Run 'kmeshctl --help' for usage.")
+		return exitUsage
+	case errors.As(err, &trouble):
 		return exitUsage
 	case errors.As(err, &unreachable):
 		return exitUnreachable
@@ -94,7 +101,7 @@ type options struct {
 
 var outputs = []string{"table", "json"}
 
-func command(stdout io.Writer) *cobra.Command {
+func command(stdout, stderr io.Writer) *cobra.Command {
 	var opts options
 	root := &cobra.Command{
 		Use:   "kmeshctl",
@@ -102,7 +109,8 @@ func command(stdout io.Writer) *cobra.Command {
 		Long: `Show what the Kmesh helper of this node knows.
 
 Exit codes: 0 success, 1 the helper answered with an error, 2 wrong usage,
-3 no helper answers on the socket.`,
+3 no helper answers on the socket. Those of diff are diff(1)'s: 0 nothing
+differs, 1 something does, 2 trouble.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
@@ -132,6 +140,8 @@ Exit codes: 0 success, 1 the helper answered with an error, 2 wrong usage,
 			func(ctx context.Context, c apiv1.KmeshClient) (*apiv1.ServicesResponse, error) {
 				return c.Services(ctx, &apiv1.ServicesRequest{}, grpc.MaxCallRecvMsgSize(maxAnswer))
 			}, servicesTable),
+		explainCommand(&opts, stdout, stderr),
+		diffCommand(&opts, stdout, stderr),
 		&cobra.Command{
 			Use: "version", Short: "Show the version of this program", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error {
@@ -168,7 +178,7 @@ func question[T proto.Message](
 			defer conn.Close()
 			answer, err := ask(ctx, apiv1.NewKmeshClient(conn))
 			if err != nil {
-				return explain(opts.socket, err)
+				return sentence(opts.socket, err)
 			}
 			if opts.output == "json" {
 				return printJSON(stdout, answer)
@@ -215,8 +225,8 @@ func dial(ctx context.Context, socket string) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// explain turns an error of a call into one sentence.
-func explain(socket string, err error) error {
+// sentence turns an error of a call into one sentence.
+func sentence(socket string, err error) error {
 	s := status.Convert(err)
 	switch s.Code() {
 	case codes.Unavailable:

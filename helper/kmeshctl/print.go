@@ -55,14 +55,18 @@ func newTable(to io.Writer) *table {
 // break the line.
 func (t *table) row(cells ...string) {
 	for i, cell := range cells {
-		cells[i] = strings.Map(func(r rune) rune {
-			if unicode.IsControl(r) {
-				return '?'
-			}
-			return r
-		}, cell)
+		cells[i] = printable(cell)
 	}
 	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+}
+
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // blank writes an empty line, which also begins new columns.

@@ -96,6 +96,9 @@ func StoredName(s string) string {
 	return s[:bpf.MaxName-len(tail)] + tail
 }
 
+// passCluster is the cluster of services that are not governed yet.
+const passCluster = "(http: passed)"
+
 // ScopeName is how a scope is named in km_names and in counters: empty for the
 // default scope.
 func ScopeName(k mesh.ScopeKey) string {
@@ -120,7 +123,24 @@ func compileScope(sc *mesh.Scope, ids *allocator, want *tables) error {
 		clusterIDs[cname] = id
 		want.clusters[id] = compileCluster(id, c, ids, want.endpoints)
 	}
-	for _, svc := range sc.Services {
+	services := sc.Services
+	if len(sc.HTTP) > 0 {
+		// HTTP has no data path yet: its connections pass. They must have frontends
+		// all the same, or a wider service would get what is not meant for it.
+		n := name{scope: scope, kind: bpf.NameCluster, name: passCluster}
+		id := ids.nameID(n)
+		want.names[id] = n
+		clusterIDs[passCluster] = id
+		want.clusters[id] = compileCluster(id, &mesh.Cluster{Name: passCluster, Kind: mesh.Passthrough}, ids, want.endpoints)
+		services = slices.Clone(services)
+		for _, svc := range sc.HTTP {
+			services = append(services, &mesh.Service{
+				Name: svc.Name, Frontends: svc.Frontends,
+				Clusters: []mesh.WeightedCluster{{Cluster: passCluster, Weight: 1}},
+			})
+		}
+	}
+	for i, svc := range services {
 		n := name{scope: scope, kind: bpf.NameService, name: StoredName(svc.Name)}
 		id := ids.nameID(n)
 		want.names[id] = n
@@ -130,7 +150,8 @@ func compileScope(sc *mesh.Scope, ids *allocator, want *tables) error {
 		}
 		want.services[id] = v
 		for _, f := range svc.Frontends {
-			if err := want.addFrontend(scope, f, id); err != nil {
+			// A frontend that a governed service has too is the governed one's.
+			if err := want.addFrontend(scope, f, id); err != nil && i < len(sc.Services) {
 				return fmt.Errorf("service %q: %w", svc.Name, err)
 			}
 		}

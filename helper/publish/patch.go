@@ -18,7 +18,7 @@ func changedClusters(last, s *mesh.Snapshot) ([]*mesh.Cluster, bool) {
 		return nil, false // more scopes: the whole way
 	}
 	was, is := &last.Scopes[0], &s.Scopes[0]
-	if was.Key != is.Key || was.Key != (mesh.ScopeKey{}) || len(was.Clusters) != len(is.Clusters) || !sameSlice(was.Services, is.Services) {
+	if was.Key != is.Key || was.Key != (mesh.ScopeKey{}) || len(was.Clusters) != len(is.Clusters) || !sameSlice(was.Services, is.Services) || !sameSlice(was.HTTP, is.HTTP) {
 		return nil, false
 	}
 	var changed []*mesh.Cluster

@@ -4,6 +4,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -380,4 +381,27 @@ func BenchmarkPublish(b *testing.B) {
 			publish(b, p, s)
 		}
 	})
+}
+
+// TestHTTPServicesPass, and leave nothing to a wider service.
+func TestHTTPServicesPass(t *testing.T) {
+	rt := load(t, nil)
+	p := publisher(t, rt)
+	s := oneService(endpoints(3, 0))
+	web := netip.MustParsePrefix("10.96.7.7/32")
+	s.Scopes[0].HTTP = []*mesh.Service{{Name: "web", HTTP: &mesh.HTTP{},
+		Frontends: append([]mesh.Frontend{{Prefix: web, Port: 80, Protocol: mesh.TCP}}, s.Scopes[0].Services[0].Frontends...)}}
+	publish(t, p, s)
+	words, family := bpf.AddrWords(web.Addr())
+	var id uint32
+	if err := rt.Frontends.Lookup(bpf.FrontendKey{Proto: uint8(mesh.TCP), Family: family, Port: bpf.PortWord(80), Addr: words}, &id); err != nil {
+		t.Fatal(err)
+	}
+	var v bpf.Service
+	var c bpf.Cluster
+	if err := errors.Join(rt.Services.Lookup(id, &v), rt.Clusters.Lookup(v.Shares[0].Cluster, &c)); err != nil || c.Kind != bpf.KindPassthrough {
+		t.Errorf("cluster %+v, %v, want one that passes", c, err)
+	}
+	same(t, "read back", p, publisher(t, rt))
+	checkAgainst(t, p, goodNamed(s)) // the governed service has its frontend
 }

@@ -42,6 +42,12 @@ type builder struct {
 	merged   map[string]merged
 	// users are the clusters of each assignment, as of the last whole build.
 	users map[string][]string
+	// liveRoutes are the RouteConfigurations of each listener that is in last, by
+	// name. routings are those of the build that is being made, joined the services
+	// that were made of them.
+	liveRoutes         map[string]map[string]*envoy.RouteConfig
+	routings           map[string]routing
+	joined, nextJoined map[*envoy.HTTPService]joined
 	// states and problems of the last build.
 	states   map[string]State
 	problems []mesh.Verdict
@@ -72,6 +78,9 @@ type candidate struct {
 	services []*mesh.Service
 	state    State
 	kept     bool // services are what the last snapshot has of it
+	// own are the services of the newest version, routes what they were made of.
+	own    []*mesh.Service
+	routes map[string]*envoy.RouteConfig
 }
 
 // next builds the next snapshot; nil when there is nothing new.
@@ -119,7 +128,7 @@ func (s *Store) endpoints(names []string) (*mesh.Snapshot, bool) {
 	if len(changed) == 0 {
 		return nil, true
 	}
-	scope := mesh.Scope{Key: old.Key, Services: old.Services, Clusters: maps.Clone(old.Clusters)}
+	scope := mesh.Scope{Key: old.Key, Services: old.Services, HTTP: old.HTTP, Clusters: maps.Clone(old.Clusters)}
 	maps.Copy(scope.Clusters, changed)
 	b.clusters = scope.Clusters
 	s.version++
@@ -131,32 +140,45 @@ func (s *Store) endpoints(names []string) (*mesh.Snapshot, bool) {
 func (s *Store) everything() *mesh.Snapshot {
 	b := &s.build
 	b.states, b.problems, b.warming = map[string]State{}, nil, nil
+	b.routings, b.nextJoined = map[string]routing{}, map[*envoy.HTTPService]joined{}
 	s.mergeAll()
 	var list []*candidate
 	for _, name := range slices.Sorted(maps.Keys(s.listeners)) {
 		list = append(list, s.candidate(name))
 	}
+	b.joined = b.nextJoined
 	again := b.settle(list)
 
 	scope := mesh.Scope{Clusters: map[string]*mesh.Cluster{}}
 	live := map[string][]*mesh.Service{}
+	routes := map[string]map[string]*envoy.RouteConfig{}
 	for _, c := range list {
 		b.states[c.name] = c.state
 		if len(c.services) == 0 {
 			continue
 		}
 		live[c.name] = slices.Clone(c.services)
-		scope.Services = append(scope.Services, c.services...)
-	}
-	slices.SortFunc(scope.Services, func(a, b *mesh.Service) int { return strings.Compare(a.Name, b.Name) })
-	for _, svc := range scope.Services {
-		for _, wc := range svc.Clusters {
-			if scope.Clusters[wc.Cluster] == nil {
-				scope.Clusters[wc.Cluster] = s.clusterFor(wc.Cluster)
-			}
+		routes[c.name] = b.liveRoutes[c.name]
+		if slices.Equal(c.services, c.own) {
+			routes[c.name] = c.routes
+		}
+		// Until HTTP is in the data path a listener that speaks it is not governed.
+		if speaksHTTP(c.services) {
+			scope.HTTP = append(scope.HTTP, c.services...)
+		} else {
+			scope.Services = append(scope.Services, c.services...)
 		}
 	}
-	snap := s.commit(scope, live)
+	sortServices(scope.Services)
+	sortServices(scope.HTTP)
+	for _, svc := range slices.Concat(scope.Services, scope.HTTP) {
+		clustersOf(svc, func(name string) {
+			if scope.Clusters[name] == nil {
+				scope.Clusters[name] = s.clusterFor(name)
+			}
+		})
+	}
+	snap := s.commit(scope, live, routes)
 	if snap != nil && again {
 		s.dirty.all = true
 		s.poke()
@@ -166,7 +188,7 @@ func (s *Store) everything() *mesh.Snapshot {
 
 // commit makes the scope the new snapshot, unless it is equal to the last one or
 // the first one has to wait.
-func (s *Store) commit(scope mesh.Scope, live map[string][]*mesh.Service) *mesh.Snapshot {
+func (s *Store) commit(scope mesh.Scope, live map[string][]*mesh.Service, routes map[string]map[string]*envoy.RouteConfig) *mesh.Snapshot {
 	b := &s.build
 	if b.last == nil {
 		if s.hold.reason = s.holdReason(); s.hold.reason != "" {
@@ -180,12 +202,14 @@ func (s *Store) commit(scope mesh.Scope, live map[string][]*mesh.Service) *mesh.
 	reuse(&scope, old)
 	for name, services := range live {
 		for i, svc := range services {
-			if at, ok := slices.BinarySearchFunc(scope.Services, svc.Name, func(s *mesh.Service, n string) int { return strings.Compare(s.Name, n) }); ok {
-				live[name][i] = scope.Services[at]
+			for _, list := range [][]*mesh.Service{scope.Services, scope.HTTP} {
+				if at, ok := slices.BinarySearchFunc(list, svc.Name, func(s *mesh.Service, n string) int { return strings.Compare(s.Name, n) }); ok {
+					live[name][i] = list[at]
+				}
 			}
 		}
 	}
-	b.live, b.clusters = live, scope.Clusters
+	b.live, b.liveRoutes, b.clusters = live, routes, scope.Clusters
 	if b.last != nil && sameScope(scope, old) {
 		return nil
 	}
@@ -296,6 +320,11 @@ func (s *Store) candidate(name string) *candidate {
 			waits = true
 		}
 	}
+	c.services = slices.Clone(e.good.Services)
+	if len(e.good.HTTP) > 0 {
+		noRoutes, later := s.http(c, e, served)
+		broken, waits = broken || noRoutes, waits || later
+	}
 	switch {
 	case broken:
 		return fallBack(LeftOut)
@@ -303,9 +332,18 @@ func (s *Store) candidate(name string) *candidate {
 		b.warming = append(b.warming, name)
 		return fallBack(Warming)
 	}
-	c.services = e.good.Services
-	if len(c.services) == 0 {
+	c.own = c.services
+	if len(c.services) == 0 || speaksHTTP(c.services) {
 		c.state = NotGoverned
 	}
 	return c
+}
+
+// speaksHTTP tells whether one of a listener's services has HTTP routes.
+func speaksHTTP(services []*mesh.Service) bool {
+	return slices.ContainsFunc(services, func(s *mesh.Service) bool { return s.HTTP != nil })
+}
+
+func sortServices(list []*mesh.Service) {
+	slices.SortFunc(list, func(a, b *mesh.Service) int { return strings.Compare(a.Name, b.Name) })
 }

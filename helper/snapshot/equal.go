@@ -12,15 +12,8 @@ import (
 // reuse replaces the objects of a scope that equal those of the last one by them:
 // what has not changed keeps its identity, and is compared by it from there on.
 func reuse(scope *mesh.Scope, old mesh.Scope) {
-	byName := make(map[string]*mesh.Service, len(old.Services))
-	for _, s := range old.Services {
-		byName[s.Name] = s
-	}
-	for i, s := range scope.Services {
-		if o := byName[s.Name]; o != nil && o != s && sameService(o, s) {
-			scope.Services[i] = o
-		}
-	}
+	reuseServices(scope.Services, old.Services)
+	reuseServices(scope.HTTP, old.HTTP)
 	for name, c := range scope.Clusters {
 		if o := old.Clusters[name]; o != nil && o != c && sameCluster(o, c) {
 			scope.Clusters[name] = o
@@ -28,9 +21,21 @@ func reuse(scope *mesh.Scope, old mesh.Scope) {
 	}
 }
 
+func reuseServices(services, old []*mesh.Service) {
+	byName := make(map[string]*mesh.Service, len(old))
+	for _, s := range old {
+		byName[s.Name] = s
+	}
+	for i, s := range services {
+		if o := byName[s.Name]; o != nil && o != s && sameService(o, s) {
+			services[i] = o
+		}
+	}
+}
+
 // sameScope compares two scopes after reuse: by identity.
 func sameScope(a, b mesh.Scope) bool {
-	if !slices.Equal(a.Services, b.Services) || len(a.Clusters) != len(b.Clusters) {
+	if !slices.Equal(a.Services, b.Services) || !slices.Equal(a.HTTP, b.HTTP) || len(a.Clusters) != len(b.Clusters) {
 		return false
 	}
 	for name, c := range a.Clusters {

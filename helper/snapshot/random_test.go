@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -30,7 +31,7 @@ func TestRandomChanges(t *testing.T) {
 		for step := range 150 {
 			var u xds.Update
 			var absent []string
-			switch r.IntN(8) {
+			switch r.IntN(10) {
 			case 0:
 				var list []xds.Resource
 				for _, n := range names {
@@ -57,6 +58,8 @@ func TestRandomChanges(t *testing.T) {
 						continue
 					case 1:
 						list = append(list, lis(t, name, "not-an-address", pick()))
+					case 2, 3:
+						list = append(list, hcm(t, name, fmt.Sprintf("10.0.0.%d", 1+r.IntN(5)), "r"+pick()))
 					default:
 						list = append(list, lis(t, name, fmt.Sprintf("10.0.0.%d", 1+r.IntN(5)), pick(), pick()))
 					}
@@ -64,14 +67,20 @@ func TestRandomChanges(t *testing.T) {
 				}
 				u = listeners(list...)
 			case 2:
-				absent = []string{pick()}
+				absent = []string{pick(), "r" + pick()}
+			case 3:
+				u = routes(rds(t, "r"+pick(), pick(), pick()))
+			case 4:
+				u = routes(rds(t, "r"+pick())) // no virtual host is valid, no cluster is not
 			default:
 				u = assignments(cla(t, pick(), r.IntN(20), 1+r.IntN(20))) // port 0 is invalid
 			}
 			slow.dirty.all = true
 			if absent != nil {
-				quick.Absent(xds.AssignmentType, absent)
-				slow.Absent(xds.AssignmentType, absent)
+				for _, b := range []*bench{quick, slow} {
+					b.Absent(xds.AssignmentType, absent[:1])
+					b.Absent(xds.RouteType, absent[1:])
+				}
 			} else {
 				errQ := quick.Apply(context.Background(), u)
 				errS := slow.Apply(context.Background(), u)
@@ -131,17 +140,24 @@ func closed(t *testing.T, s *mesh.Snapshot) map[string]bool {
 	t.Helper()
 	scope := s.Scopes[0]
 	used, names, owned := map[string]bool{}, map[string]bool{}, map[mesh.Frontend]bool{}
-	for i, svc := range scope.Services {
-		if i > 0 && scope.Services[i-1].Name >= svc.Name {
-			t.Fatalf("services are not sorted: %s", text(s))
-		}
-		names[svc.Name] = true
-		for _, wc := range svc.Clusters {
-			used[wc.Cluster] = true
-			if c := scope.Clusters[wc.Cluster]; c == nil || c.Name != wc.Cluster {
-				t.Fatalf("cluster %q is missing: %s", wc.Cluster, text(s))
+	for _, list := range [][]*mesh.Service{scope.Services, scope.HTTP} {
+		for i, svc := range list {
+			if i > 0 && list[i-1].Name >= svc.Name {
+				t.Fatalf("services are not sorted: %s", text(s))
 			}
 		}
+	}
+	for _, svc := range slices.Concat(scope.Services, scope.HTTP) {
+		if names[svc.Name] {
+			t.Fatalf("service %q twice: %s", svc.Name, text(s))
+		}
+		names[svc.Name] = true
+		clustersOf(svc, func(name string) {
+			used[name] = true
+			if c := scope.Clusters[name]; c == nil || c.Name != name {
+				t.Fatalf("cluster %q is missing: %s", name, text(s))
+			}
+		})
 		for _, f := range svc.Frontends {
 			if owned[f] {
 				t.Fatalf("frontend %v twice: %s", f, text(s))

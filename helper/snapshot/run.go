@@ -66,6 +66,20 @@ func (s *Store) Run(ctx context.Context, publish func(context.Context, *mesh.Sna
 	}
 }
 
+// Build builds until nothing changes any more, and returns the last snapshot; nil
+// while there can be none (Status says why). It is for a store that Run does not
+// run.
+func (s *Store) Build() *mesh.Snapshot {
+	for {
+		if snap, _ := s.step(); snap == nil {
+			break
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.build.last
+}
+
 // step builds once; it also says when to look again without being told.
 func (s *Store) step() (*mesh.Snapshot, time.Duration) {
 	s.mu.Lock()
@@ -101,7 +115,7 @@ func (s *Store) holdReason() string {
 		return "no word yet about resources of type " + strings.Join(names, " and ")
 	}
 	if n := len(s.build.warming); n > 0 {
-		return fmt.Sprintf("%d listeners wait for endpoints, %q among them", n, s.build.warming[0])
+		return fmt.Sprintf("%d listeners wait for endpoints or routes, %q among them", n, s.build.warming[0])
 	}
 	problems := s.problems()
 	// A directory that is not mounted yet looks like a mesh of nothing.

@@ -19,6 +19,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
@@ -49,6 +50,8 @@ func res(t testing.TB, m proto.Message, text string) xds.Resource {
 		r.Name = m.GetName()
 	case *endpointv3.ClusterLoadAssignment:
 		r.Name = m.GetClusterName()
+	case *routev3.RouteConfiguration:
+		r.Name = m.GetName()
 	}
 	return r
 }
@@ -96,17 +99,26 @@ func text(s *mesh.Snapshot) string {
 	}
 	scope := s.Scopes[0]
 	var out []string
-	for _, svc := range scope.Services {
+	for _, svc := range slices.Concat(scope.Services, scope.HTTP) {
 		one := svc.Name + "@"
+		if slices.Contains(scope.HTTP, svc) {
+			one = "http:" + one
+		}
 		for i, f := range svc.Frontends {
 			if i > 0 {
 				one += ","
 			}
 			one += f.Prefix.Addr().String()
 		}
-		for _, wc := range svc.Clusters {
-			c := scope.Clusters[wc.Cluster]
-			one += ">" + wc.Cluster
+		var names []string
+		shown := *svc
+		if svc.HTTP != nil {
+			shown.Clusters = nil // the routes have them
+		}
+		clustersOf(&shown, func(name string) { names = append(names, name) })
+		for _, name := range names {
+			c := scope.Clusters[name]
+			one += ">" + name
 			switch {
 			case c == nil:
 				one += "(MISSING)"

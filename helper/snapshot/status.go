@@ -69,7 +69,7 @@ func (s *Store) Status() Status {
 		st.Resources = append(st.Resources, describe(envoy.TypeListener, name, s.listeners[name], state))
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.routes)) {
-		st.Resources = append(st.Resources, describe("RouteConfiguration", name, s.routes[name], Unused))
+		st.Resources = append(st.Resources, describe(envoy.TypeRoute, name, s.routes[name], s.routeState(name)))
 	}
 	return st
 }

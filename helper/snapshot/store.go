@@ -20,6 +20,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"kmesh/helper/mesh"
 	"kmesh/helper/translate/envoy"
@@ -50,11 +51,12 @@ type Store struct {
 	listeners   table[*envoy.Listener]
 	clusters    table[*envoy.Cluster]
 	assignments table[*envoy.Assignment]
-	routes      table[*struct{}]
-	// absent are wanted assignments that the source does not have.
-	absent map[string]bool
-	seen   map[string]bool // types that have been heard of
-	whole  map[string]bool // types whose updates are complete
+	routes      table[*envoy.RouteConfig]
+	// absent are wanted assignments that the source does not have; absentRoutes
+	// are the same of RouteConfigurations.
+	absent, absentRoutes map[string]bool
+	seen                 map[string]bool // types that have been heard of
+	whole                map[string]bool // types whose updates are complete
 
 	build builder
 	hold  hold
@@ -76,16 +78,17 @@ func New(opts Options) *Store {
 		opts.Logger = slog.Default()
 	}
 	return &Store{
-		opts:        opts,
-		log:         opts.Logger,
-		changed:     make(chan struct{}, 1),
-		listeners:   table[*envoy.Listener]{},
-		clusters:    table[*envoy.Cluster]{},
-		assignments: table[*envoy.Assignment]{},
-		routes:      table[*struct{}]{},
-		absent:      map[string]bool{},
-		seen:        map[string]bool{},
-		whole:       map[string]bool{},
+		opts:         opts,
+		log:          opts.Logger,
+		changed:      make(chan struct{}, 1),
+		listeners:    table[*envoy.Listener]{},
+		clusters:     table[*envoy.Cluster]{},
+		assignments:  table[*envoy.Assignment]{},
+		routes:       table[*envoy.RouteConfig]{},
+		absent:       map[string]bool{},
+		absentRoutes: map[string]bool{},
+		seen:         map[string]bool{},
+		whole:        map[string]bool{},
 	}
 }
 
@@ -102,6 +105,9 @@ type entry[T any] struct {
 	// asks is the assignment that the newest version names, used or not (clusters
 	// only).
 	asks string
+	// needs are the RouteConfigurations that the newest version names (listeners
+	// only).
+	needs []string
 }
 
 type table[T any] map[string]*entry[T]
@@ -171,8 +177,11 @@ func (s *Store) Apply(_ context.Context, updates ...xds.Update) error {
 			if u.Complete {
 				s.remove(u.Type, present)
 			}
-			if u.Type == xds.ClusterType {
+			switch u.Type {
+			case xds.ClusterType:
 				s.forget()
+			case xds.ListenerType:
+				s.forgetRoutes()
 			}
 		}
 	}
@@ -192,6 +201,9 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 			l := envoy.TranslateListener(r.Message.(*listenerv3.Listener), r.Source)
 			return l, l.Verdicts
 		})
+		if l, ok := r.Message.(*listenerv3.Listener); ok {
+			s.listeners[r.Name].needs = envoy.RouteConfigNames(l)
+		}
 	case xds.ClusterType:
 		bad, changed = s.clusters.put(r, func() (*envoy.Cluster, []mesh.Verdict) {
 			c := envoy.TranslateCluster(r.Message.(*clusterv3.Cluster), r.Source)
@@ -217,9 +229,19 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 		}
 		return bad
 	case xds.RouteType:
-		bad, _ = s.routes.put(r, func() (*struct{}, []mesh.Verdict) {
-			return nil, []mesh.Verdict{{Source: r.Source, Type: "RouteConfiguration", Resource: r.Name,
-				Class: mesh.UnsupportedAction, Message: "HTTP routes are not supported yet"}}
+		if !s.whole[typeURL] && !s.wantsRoutes(r.Name) {
+			return nil // answers that come after the listener has gone
+		}
+		if s.absentRoutes[r.Name] {
+			delete(s.absentRoutes, r.Name)
+			s.dirty.all = true
+		}
+		bad, changed = s.routes.put(r, func() (*envoy.RouteConfig, []mesh.Verdict) {
+			rc := envoy.TranslateRoutes(r.Message.(*routev3.RouteConfiguration), r.Source)
+			if e := s.routes[r.Name]; e.hasGood {
+				rc.Adopt(e.good)
+			}
+			return rc, rc.Verdicts
 		})
 	}
 	s.dirty.all = s.dirty.all || changed
@@ -235,7 +257,7 @@ func (s *Store) remove(typeURL string, present map[string]bool) {
 	case xds.ClusterType:
 		s.dirty.all = drop(s.clusters, present) || s.dirty.all
 	case xds.RouteType:
-		drop(s.routes, present)
+		s.dirty.all = drop(s.routes, present) || s.dirty.all
 	case xds.AssignmentType:
 		for name, e := range s.assignments {
 			if !present[name] {
@@ -311,24 +333,28 @@ func (e *entry[T]) wants(name string) bool {
 
 // Wanted implements xds.Consumer.
 func (s *Store) Wanted(typeURL string) []string {
-	if typeURL != xds.AssignmentType {
-		return nil
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.wanted()
+	switch typeURL {
+	case xds.AssignmentType:
+		return s.wanted()
+	case xds.RouteType:
+		return s.wantedRoutes()
+	}
+	return nil
 }
 
 // Absent implements xds.Consumer.
 func (s *Store) Absent(typeURL string, names []string) {
-	if typeURL != xds.AssignmentType {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range names {
-		if s.assignments[name] == nil && s.wants(name) {
+		switch {
+		case typeURL == xds.AssignmentType && s.assignments[name] == nil && s.wants(name):
 			s.absent[name] = true
+			s.dirty.all = true
+		case typeURL == xds.RouteType && s.routes[name] == nil && s.wantsRoutes(name):
+			s.absentRoutes[name] = true
 			s.dirty.all = true
 		}
 	}

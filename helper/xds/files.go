@@ -146,6 +146,21 @@ func (f *Files) Run(ctx context.Context, c Consumer) error {
 	}
 }
 
+// Load reads the directory once and delivers what is in it, without watching it.
+// What is wrong with single files is in Status; files that cannot be used keep all
+// of the others from being delivered, as in Run.
+func (f *Files) Load(ctx context.Context, c Consumer) error {
+	info, err := os.Stat(f.opts.Dir)
+	if err != nil {
+		return fmt.Errorf("xds directory: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("xds directory: %s is not a directory", f.opts.Dir)
+	}
+	f.scan(ctx, c)
+	return nil
+}
+
 // scan reads what has changed, and delivers if that makes a difference.
 func (f *Files) scan(ctx context.Context, c Consumer) {
 	problems := f.read()
@@ -263,22 +278,25 @@ func (f *Files) deliver(ctx context.Context, c Consumer, chosen []*parsed) {
 		f.log.Error("resources are not used", "err", err)
 	}
 	// The directory is all there is: what it does not have does not exist.
-	have := map[string]bool{}
-	for _, u := range ups {
-		if u.Type == AssignmentType {
+	for _, t := range byName {
+		have := map[string]bool{}
+		for _, u := range ups {
+			if u.Type != t {
+				continue
+			}
 			for _, r := range u.Resources {
 				have[r.Name] = true
 			}
 		}
-	}
-	var absent []string
-	for _, name := range c.Wanted(AssignmentType) {
-		if !have[name] {
-			absent = append(absent, name)
+		var absent []string
+		for _, name := range c.Wanted(t) {
+			if !have[name] {
+				absent = append(absent, name)
+			}
 		}
-	}
-	if len(absent) > 0 {
-		c.Absent(AssignmentType, absent)
+		if len(absent) > 0 {
+			c.Absent(t, absent)
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

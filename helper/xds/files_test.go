@@ -22,7 +22,8 @@ type recorder struct {
 	// names are the resources of each type after the last update, by short type.
 	names  map[string][]string
 	bad    map[string]string // names that were delivered as invalid, and why
-	wanted []string
+	wanted []string          // assignments
+	routes []string          // route configurations that are wanted
 	absent []string
 	reject error
 	onCDS  func(r *recorder, names []string) // sets wanted
@@ -60,15 +61,24 @@ func (r *recorder) Apply(_ context.Context, updates ...Update) error {
 	return r.reject
 }
 
-func (r *recorder) Wanted(string) []string {
+func (r *recorder) Wanted(typeURL string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if typeURL == RouteType {
+		return r.routes
+	}
 	return r.wanted
 }
 
-func (r *recorder) Absent(_ string, names []string) {
+func (r *recorder) Absent(typeURL string, names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if typeURL == RouteType {
+		for _, n := range names {
+			r.absent = append(r.absent, "route "+n)
+		}
+		return
+	}
 	r.absent = append(r.absent, names...)
 }
 
@@ -336,9 +346,13 @@ func TestFilesDuplicateNames(t *testing.T) {
 func TestFilesAbsentAssignments(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", "resources: [{'@type': "+AssignmentType+", cluster_name: here}]")
-	f, r := NewFiles(FilesOptions{Dir: dir, Logger: quiet()}), &recorder{wanted: []string{"gone", "here"}}
+	f, r := NewFiles(FilesOptions{Dir: dir, Logger: quiet()}), &recorder{wanted: []string{"gone", "here"}, routes: []string{"80"}}
 	start(t, f, r)
-	eventually(t, "absence", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return slices.Equal(r.absent, []string{"gone"}) })
+	eventually(t, "absence", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return slices.Equal(r.absent, []string{"gone", "route 80"})
+	})
 }
 
 func TestFilesNoDirectory(t *testing.T) {

@@ -45,8 +45,8 @@ type ServerOptions struct {
 	// BackoffBase and BackoffMax bound the waits between streams; 100 ms and 15 s
 	// if zero.
 	BackoffBase, BackoffMax time.Duration
-	// AbsentAfter is when an assignment that was asked for and has not come counts
-	// as one that does not exist; 15 s if zero.
+	// AbsentAfter is when a resource that was asked for by name and has not come
+	// counts as one that does not exist; 15 s if zero.
 	AbsentAfter time.Duration
 	Logger      *slog.Logger
 }
@@ -58,7 +58,7 @@ type Server struct {
 
 	// Only Run's goroutine uses these. They outlive streams.
 	versions map[string]string // the last accepted, by type
-	received map[string]bool   // assignments that have come and are still wanted
+	received map[named]bool    // what was asked for by name, has come and is still wanted
 
 	mu     sync.Mutex
 	status Status
@@ -93,7 +93,7 @@ func NewServer(opts ServerOptions) (*Server, error) {
 		opts:     opts,
 		log:      opts.Logger.With("xds", opts.Target),
 		versions: map[string]string{},
-		received: map[string]bool{},
+		received: map[named]bool{},
 		types:    map[string]*TypeStatus{},
 		nacks:    map[string][]mesh.Verdict{},
 		status:   Status{Source: opts.Target, Since: time.Now()},

@@ -17,6 +17,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
@@ -286,6 +287,51 @@ func TestServerAbsentAssignment(t *testing.T) {
 	})
 	if r.get("ClusterLoadAssignment") != "a" {
 		t.Error("the other assignment has not come")
+	}
+}
+
+// TestServerRoutes: route configurations are subscribed by name, answered with the
+// names, and missed when they do not come.
+func TestServerRoutes(t *testing.T) {
+	c := newControl(t)
+	publish := func(version string, routes ...string) {
+		var list []types.Resource
+		for _, name := range routes {
+			list = append(list, &routev3.RouteConfiguration{Name: name})
+		}
+		snap, err := cache.NewSnapshot(version, map[resource.Type][]types.Resource{
+			resource.ClusterType: {edsCluster("a")}, resource.EndpointType: {assignment("a")},
+			resource.ListenerType: {listener("l")}, resource.RouteType: list,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.cache.SetSnapshot(context.Background(), nodeID, snap); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish("1", "80")
+	s, r := newServer(t, c.addr), wantsAll()
+	r.routes = []string{"80", "none"}
+	start(t, s, r)
+	eventually(t, "routes", func() bool { return r.get("RouteConfiguration") == "80" && r.get("ClusterLoadAssignment") == "a" })
+	eventually(t, "absence", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return slices.Equal(r.absent, []string{"route none"})
+	})
+	r.mu.Lock()
+	r.routes = []string{"80", "90"}
+	r.mu.Unlock()
+	publish("2", "80", "90") // any response makes the stream ask again
+	eventually(t, "more routes", func() bool { return r.get("RouteConfiguration") == "80,90" })
+	for _, req := range c.seen(RouteType) {
+		if len(req.GetResourceNames()) != 2 || req.GetErrorDetail() != nil {
+			t.Errorf("request %v", req)
+		}
+	}
+	if first := c.seen(RouteType)[0]; !slices.Equal(first.GetResourceNames(), []string{"80", "none"}) || first.GetVersionInfo() != "" {
+		t.Errorf("first request %v", first)
 	}
 }
 

@@ -28,14 +28,21 @@ type stream struct {
 
 	nodeSent bool
 	nonces   map[string]string // the last one, by type
-	// names are the assignments that this stream has asked for; nil: it has not
-	// asked for any yet, and an empty list would mean all of them.
-	names []string
-	// deadlines of assignments that were asked for and have not come.
-	deadlines map[string]time.Time
+	// names are what this stream has asked for, by type; nil: it has not asked for
+	// any yet, and an empty list would mean all of them.
+	names map[string][]string
+	// deadlines of what was asked for by name and has not come.
+	deadlines map[named]time.Time
 	// refusals are the versions that were rejected last, by type.
 	refusals map[string]*refusal
 }
+
+// named is one resource of a type that is subscribed by name.
+type named struct{ typeURL, name string }
+
+// byName are the types that are subscribed by name: assignments before routes, as
+// they depend on each other.
+var byName = []string{AssignmentType, RouteType}
 
 // refusal paces the answers to a version that is sent again and again: a server
 // that answers every NACK with the same version at once would make a busy loop.
@@ -50,11 +57,11 @@ type refusal struct {
 const maxRefusalWait = 2 * time.Second
 
 func newStream(s *Server, raw grpc.BidiStreamingClient[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse], c Consumer) *stream {
-	return &stream{s: s, raw: raw, consumer: c, nonces: map[string]string{}, deadlines: map[string]time.Time{}, refusals: map[string]*refusal{}}
+	return &stream{s: s, raw: raw, consumer: c, nonces: map[string]string{}, names: map[string][]string{}, deadlines: map[named]time.Time{}, refusals: map[string]*refusal{}}
 }
 
 // begin asks for everything: clusters before listeners, as they depend on each
-// other, and the assignments that are already known to be needed.
+// other, and the assignments and routes that are already known to be needed.
 func (st *stream) begin() error {
 	for _, t := range []string{ClusterType, ListenerType} {
 		if err := st.send(&discoveryv3.DiscoveryRequest{TypeUrl: t, VersionInfo: st.s.versions[t]}); err != nil {
@@ -73,53 +80,56 @@ func (st *stream) send(req *discoveryv3.DiscoveryRequest) error {
 	return st.raw.Send(req)
 }
 
-// subscribe sends the names of the assignments that are wanted, if they have
-// changed. It is a request of its own, never part of an ACK.
+// subscribe sends the names that are wanted, if they have changed. It is a request
+// of its own, never part of an ACK.
 func (st *stream) subscribe() error {
-	wanted := st.consumer.Wanted(AssignmentType)
-	if sameNames(wanted, st.names) || (st.names == nil && len(wanted) == 0) {
+	for _, t := range byName {
+		if err := st.subscribeTo(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (st *stream) subscribeTo(typeURL string) error {
+	wanted := st.consumer.Wanted(typeURL)
+	if sameNames(wanted, st.names[typeURL]) || (st.names[typeURL] == nil && len(wanted) == 0) {
 		return nil
 	}
-	still := map[string]bool{}
+	still := map[named]bool{}
 	complete := true
 	now := time.Now()
 	for _, name := range wanted {
-		still[name] = true
-		if st.s.received[name] {
+		n := named{typeURL, name}
+		still[n] = true
+		if st.s.received[n] {
 			continue
 		}
 		complete = false
-		if _, waiting := st.deadlines[name]; !waiting {
-			st.deadlines[name] = now.Add(st.s.opts.AbsentAfter)
+		if _, waiting := st.deadlines[n]; !waiting {
+			st.deadlines[n] = now.Add(st.s.opts.AbsentAfter)
 		}
 	}
-	for name := range st.deadlines {
-		if !still[name] {
-			delete(st.deadlines, name)
-		}
-	}
-	for name := range st.s.received {
-		if !still[name] {
-			delete(st.s.received, name)
-		}
-	}
-	version := st.s.versions[AssignmentType]
-	if st.nonces[AssignmentType] == "" && !complete {
+	gone := func(n named) bool { return n.typeURL == typeURL && !still[n] }
+	maps.DeleteFunc(st.deadlines, func(n named, _ time.Time) bool { return gone(n) })
+	maps.DeleteFunc(st.s.received, func(n named, _ bool) bool { return gone(n) })
+	version := st.s.versions[typeURL]
+	if st.nonces[typeURL] == "" && !complete {
 		// On a new stream a version claims that everything named is known. It is
 		// not: ask for all of it.
 		version = ""
 	}
 	// Requests of one type keep their order.
-	if r := st.refusals[AssignmentType]; r != nil && r.answer != nil {
+	if r := st.refusals[typeURL]; r != nil && r.answer != nil {
 		r.at = now
 		if err := st.late(now); err != nil {
 			return err
 		}
 	}
-	st.names = append([]string{}, wanted...)
+	st.names[typeURL] = append([]string{}, wanted...)
 	return st.send(&discoveryv3.DiscoveryRequest{
-		TypeUrl: AssignmentType, ResourceNames: st.names,
-		VersionInfo: version, ResponseNonce: st.nonces[AssignmentType],
+		TypeUrl: typeURL, ResourceNames: st.names[typeURL],
+		VersionInfo: version, ResponseNonce: st.nonces[typeURL],
 	})
 }
 
@@ -129,16 +139,17 @@ func (st *stream) handle(ctx context.Context, resp *discoveryv3.DiscoveryRespons
 	st.nonces[typeURL] = resp.GetNonce()
 	update, problems := st.read(resp)
 	var err error
-	if typeURL != ListenerType && typeURL != ClusterType && typeURL != AssignmentType {
+	if typeURL != ListenerType && typeURL != ClusterType && !slices.Contains(byName, typeURL) {
 		err = fmt.Errorf("type %q was not asked for", typeURL)
 	} else {
 		err = st.consumer.Apply(ctx, update)
-		if typeURL == AssignmentType {
+		if slices.Contains(byName, typeURL) {
 			for _, r := range update.Resources {
-				if slices.Contains(st.names, r.Name) {
-					st.s.received[r.Name] = true
+				n := named{typeURL, r.Name}
+				if slices.Contains(st.names[typeURL], r.Name) {
+					st.s.received[n] = true
 				}
-				delete(st.deadlines, r.Name)
+				delete(st.deadlines, n)
 			}
 		}
 	}
@@ -192,9 +203,7 @@ func (st *stream) read(resp *discoveryv3.DiscoveryResponse) (Update, []mesh.Verd
 func (st *stream) answer(resp *discoveryv3.DiscoveryResponse, problems []mesh.Verdict, reject error) error {
 	typeURL := resp.GetTypeUrl()
 	req := &discoveryv3.DiscoveryRequest{TypeUrl: typeURL, ResponseNonce: resp.GetNonce()}
-	if typeURL == AssignmentType {
-		req.ResourceNames = st.names
-	}
+	req.ResourceNames = st.names[typeURL]
 	rejected := ""
 	if reject == nil {
 		st.s.versions[typeURL] = resp.GetVersionInfo()
@@ -227,9 +236,7 @@ func (st *stream) late(now time.Time) error {
 		}
 		req := r.answer
 		r.answer = nil
-		if t == AssignmentType {
-			req.ResourceNames = st.names
-		}
+		req.ResourceNames = st.names[t]
 		if err := st.send(req); err != nil {
 			return err
 		}
@@ -237,7 +244,7 @@ func (st *stream) late(now time.Time) error {
 	return nil
 }
 
-// next returns when there is something to do without being told: an assignment
+// next returns when there is something to do without being told: a resource
 // counts as absent, an answer is due.
 func (st *stream) next() (time.Time, bool) {
 	var next time.Time
@@ -257,17 +264,20 @@ func (st *stream) next() (time.Time, bool) {
 	return next, !next.IsZero()
 }
 
-// absences tells the consumer about the assignments whose time has run out.
+// absences tells the consumer about what was asked for by name and whose time has
+// run out.
 func (st *stream) absences(now time.Time) {
-	var names []string
-	for name, at := range st.deadlines {
-		if !at.After(now) {
-			names = append(names, name)
-			delete(st.deadlines, name)
+	for _, t := range byName {
+		var names []string
+		for n, at := range st.deadlines {
+			if n.typeURL == t && !at.After(now) {
+				names = append(names, n.name)
+				delete(st.deadlines, n)
+			}
 		}
-	}
-	if len(names) > 0 {
-		slices.Sort(names)
-		st.consumer.Absent(AssignmentType, names)
+		if len(names) > 0 {
+			slices.Sort(names)
+			st.consumer.Absent(t, names)
+		}
 	}
 }

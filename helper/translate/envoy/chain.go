@@ -10,13 +10,12 @@ import (
 	"strconv"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	udpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/udp/udp_proxy/v3"
 
 	"kmesh/helper/mesh"
 )
-
-const typeHCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 // frontend is one address of a chain, and how long the prefix was that matched.
 type frontend struct {
@@ -34,14 +33,16 @@ type chain struct {
 	frontends []frontend
 	clusters  []mesh.WeightedCluster
 	refs      []Reference
-	hash      bool // by the source's address
+	hash      bool         // by the source's address
+	http      *HTTPService // what the connection manager says; nil for L4
+	parts     []*part      // of an HTTP chain
 }
 
 // tcp translates the filter chains of a TCP listener.
-func (r *report) tcp(l *listenerv3.Listener, binds []bind, chains []*chain, governed bool) ([]*mesh.Service, []Reference) {
+func (r *report) tcp(l *listenerv3.Listener, binds []bind, chains []*chain, governed bool) served {
 	if len(chains) == 0 {
 		r.invalid("filter_chains", "has no filter chain")
-		return nil, nil
+		return served{}
 	}
 	for i, f := range l.GetListenerFilters() {
 		if f.GetTypedConfig().MessageIs(&udpv3.UdpProxyConfig{}) {
@@ -50,7 +51,12 @@ func (r *report) tcp(l *listenerv3.Listener, binds []bind, chains []*chain, gove
 	}
 	r.place(chains, binds)
 	if !governed {
-		return nil, nil
+		return served{}
+	}
+	if slices.ContainsFunc(chains, func(c *chain) bool { return c.http != nil }) {
+		r.pair(chains)
+		services, refs := r.httpServices(l.GetName(), chains)
+		return served{http: services, refs: refs}
 	}
 	r.shadow(chains)
 	var services []*mesh.Service
@@ -68,7 +74,7 @@ func (r *report) tcp(l *listenerv3.Listener, binds []bind, chains []*chain, gove
 		services = append(services, svc)
 		refs = append(refs, c.refs...)
 	}
-	return services, refs
+	return served{services: services, refs: refs}
 }
 
 // serviceName is the listener's name, with the chain's where there are several.
@@ -84,19 +90,18 @@ func serviceName(listener string, c *chain, chains int, taken map[string]bool) s
 	return name
 }
 
-// chains translates every chain by itself, and tells whether one speaks HTTP.
-func (r *report) chains(l *listenerv3.Listener) (all []*chain, http bool) {
+// chains translates every chain by itself.
+func (r *report) chains(l *listenerv3.Listener) (all []*chain) {
 	add := func(fc *listenerv3.FilterChain, path, name string, isDefault bool) {
 		if fc.GetName() != "" {
 			name = fc.GetName()
 		}
 		c := &chain{name: name, path: path, match: fc.GetFilterChainMatch(), isDefault: isDefault}
+		r.httpChain = speaksHTTP(fc)
 		c.served = !r.walk(fc, path)
+		r.httpChain = false
 		r.terminal(c, fc)
 		all = append(all, c)
-		for _, f := range fc.GetFilters() {
-			http = http || f.GetTypedConfig().MessageName() == typeHCM
-		}
 	}
 	for i, fc := range l.GetFilterChains() {
 		add(fc, "filter_chains["+strconv.Itoa(i)+"]", strconv.Itoa(i), false)
@@ -104,7 +109,7 @@ func (r *report) chains(l *listenerv3.Listener) (all []*chain, http bool) {
 	if fc := l.GetDefaultFilterChain(); fc != nil {
 		add(fc, "default_filter_chain", "default", true)
 	}
-	return all, http
+	return all
 }
 
 // terminal reads the last filter, which says where connections go.
@@ -119,14 +124,25 @@ func (r *report) terminal(c *chain, fc *listenerv3.FilterChain) {
 		if f.GetTypedConfig().MessageIs(&tcpv3.TcpProxy{}) {
 			r.invalid(join(c.path, "filters["+strconv.Itoa(i)+"]"), "a tcp_proxy must be the last filter")
 		}
+		if f.GetTypedConfig().MessageName() == typeHCM {
+			r.invalid(join(c.path, "filters["+strconv.Itoa(i)+"]"), "an HTTP connection manager must be the last filter")
+		}
 	}
 	path := join(c.path, "filters["+strconv.Itoa(len(filters)-1)+"].typed_config")
 	last := filters[len(filters)-1].GetTypedConfig()
 	proxy := &tcpv3.TcpProxy{}
-	if !last.MessageIs(proxy) {
-		if last.MessageName() != typeHCM {
-			r.add(path, mesh.UnsupportedAction, "the last filter is not a tcp_proxy: the chain is not served")
+	manager := &hcmv3.HttpConnectionManager{}
+	if last.MessageIs(manager) {
+		if err := last.UnmarshalTo(manager); err != nil {
+			r.invalid(path, "cannot be decoded: %v", err)
+			c.served = false
+			return
 		}
+		r.manager(c, manager, path)
+		return
+	}
+	if !last.MessageIs(proxy) {
+		r.add(path, mesh.UnsupportedAction, "the last filter is neither a tcp_proxy nor an HTTP connection manager: the chain is not served")
 		c.served = false
 		return
 	}

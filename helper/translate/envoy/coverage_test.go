@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -132,7 +134,7 @@ func (g *generator) scalar(fd protoreflect.FieldDescriptor) protoreflect.Value {
 		values := fd.Enum().Values()
 		return protoreflect.ValueOfEnum(values.Get(g.r.IntN(values.Len())).Number())
 	case protoreflect.StringKind:
-		return protoreflect.ValueOfString([]string{"10.0.0.1", "::1", "x", "0.0.0.0", "raw_buffer"}[g.r.IntN(5)])
+		return protoreflect.ValueOfString([]string{"10.0.0.1", "::1", "x", "0.0.0.0", "raw_buffer", "http/1.1", ":path", "X-A", "a(b"}[g.r.IntN(9)])
 	case protoreflect.BytesKind:
 		return protoreflect.ValueOfBytes([]byte("x"))
 	case protoreflect.DoubleKind:
@@ -213,6 +215,15 @@ func translate(t *testing.T, m proto.Message) []mesh.Verdict {
 		a := TranslateAssignment(m, "s")
 		verdicts, first, second = a.Verdicts, a, TranslateAssignment(m, "s")
 		checkLocalities(t, a.Localities)
+	case *routev3.RouteConfiguration:
+		rc := TranslateRoutes(m, "s")
+		verdicts, first, second = rc.Verdicts, rc.HTTP, TranslateRoutes(m, "s").HTTP
+		if (rc.HTTP == nil) != (len(Invalid(verdicts)) > 0) {
+			t.Fatalf("routes %v with %v", rc.HTTP, Invalid(verdicts))
+		}
+		if rc.HTTP != nil {
+			checkRoutes(t, rc)
+		}
 	}
 	if !reflect.DeepEqual(first, second) {
 		t.Fatal("translated twice, it differs")
@@ -226,7 +237,7 @@ func translate(t *testing.T, m proto.Message) []mesh.Verdict {
 // checkServices: what the model promises about services.
 func checkServices(t *testing.T, l *Listener) {
 	t.Helper()
-	if len(Invalid(l.Verdicts)) > 0 && (len(l.Services) > 0 || len(l.References) > 0) {
+	if len(Invalid(l.Verdicts)) > 0 && (len(l.Services) > 0 || len(l.HTTP) > 0 || len(l.References) > 0) {
 		t.Fatal("an invalid listener has services")
 	}
 	names, owned := map[string]bool{}, map[mesh.Frontend]bool{}
@@ -234,7 +245,22 @@ func checkServices(t *testing.T, l *Listener) {
 	for _, r := range l.References {
 		refs[r.Cluster] = true
 	}
-	for _, s := range l.Services {
+	all := l.Services
+	for _, h := range l.HTTP {
+		svc := h.Join(nil)
+		if h.RouteConfig == "" && svc.HTTP != nil {
+			checkRoutes(t, h.inline)
+		}
+		if len(svc.Clusters) == 0 && (svc.HTTP != nil || h.RouteConfig != "") {
+			svc.Clusters = []mesh.WeightedCluster{{Cluster: "?", Weight: 1}} // what is not HTTP is refused
+			refs["?"] = true
+		}
+		all = append(all, svc)
+	}
+	if len(l.Services) > 0 && len(l.HTTP) > 0 {
+		t.Fatal("a listener is served in part")
+	}
+	for _, s := range all {
 		if names[s.Name] || len(s.Frontends) == 0 || len(s.Clusters) == 0 || len(s.Clusters) > MaxWeightedClusters {
 			t.Fatalf("service %+v", s)
 		}
@@ -258,6 +284,98 @@ func checkServices(t *testing.T, l *Listener) {
 	}
 }
 
+// checkRoutes: what the model promises about routes.
+func checkRoutes(t *testing.T, rc *RouteConfig) {
+	t.Helper()
+	refs := map[string]bool{}
+	for _, r := range rc.References {
+		refs[r.Cluster] = true
+	}
+	domains := map[string]bool{}
+	for _, vh := range rc.HTTP.VirtualHosts {
+		for _, d := range vh.Domains {
+			if domains[d] || d == "" || d != strings.ToLower(d) {
+				t.Fatalf("domain %q", d)
+			}
+			domains[d] = true
+		}
+		for _, r := range vh.Routes {
+			checkRoute(t, r, refs)
+		}
+	}
+}
+
+func checkRoute(t *testing.T, r *mesh.Route, refs map[string]bool) {
+	t.Helper()
+	actions := 0
+	if len(r.Clusters) > 0 {
+		actions++
+		var sum uint64
+		for _, c := range r.Clusters {
+			sum += uint64(c.Weight)
+			if !refs[c.Cluster] {
+				t.Fatalf("cluster %q without a reference", c.Cluster)
+			}
+		}
+		if sum == 0 || sum > 1<<32-1 || len(r.Clusters) > MaxWeightedClusters {
+			t.Fatalf("weights %d", sum)
+		}
+	}
+	if d := r.Redirect; d != nil {
+		actions++
+		if !slices.Contains([]uint16{301, 302, 303, 307, 308}, d.Status) || d.Path != "" && d.Prefix != "" {
+			t.Fatalf("redirect %+v", d)
+		}
+	}
+	if d := r.Direct; d != nil {
+		actions++
+		if d.Status < 200 || d.Status > 599 || len(d.Body) > MaxDirectBody {
+			t.Fatalf("direct response %+v", d)
+		}
+	}
+	if r.Unsupported && (actions > 0 || r.Abort != nil) || !r.Unsupported && actions != 1 {
+		t.Fatalf("route %+v", r)
+	}
+	fraction := func(f mesh.Fraction) {
+		if f.Numerator > f.Denominator || !slices.Contains([]uint32{100, 10000, 1000000}, f.Denominator) {
+			t.Fatalf("fraction %+v", f)
+		}
+	}
+	if a := r.Abort; a != nil {
+		fraction(a.Fraction)
+		if a.Status < 200 || a.Status > 599 {
+			t.Fatalf("abort %+v", a)
+		}
+	}
+	if f := r.Match.Fraction; f != nil {
+		fraction(*f)
+	}
+	regex := func(s mesh.StringMatch) {
+		if s.Kind != mesh.StringRegex {
+			return
+		}
+		if _, err := regexp.Compile("^(?:" + s.Value + ")$"); err != nil || s.IgnoreCase {
+			t.Fatalf("%+v: %v", s, err)
+		}
+	}
+	if p := r.Match.Path; p.Kind == mesh.PathRegex {
+		regex(mesh.StringMatch{Kind: mesh.StringRegex, Value: p.Value, IgnoreCase: p.IgnoreCase})
+	}
+	for _, h := range r.Match.Headers {
+		if h.Name == "" || h.Name != strings.ToLower(h.Name) || h.Invert && h.Kind >= mesh.HeaderPresent ||
+			strings.HasPrefix(h.Name, ":") && h.Name != ":method" && h.Name != ":authority" {
+			t.Fatalf("header %+v", h)
+		}
+		regex(h.Match)
+	}
+	for _, q := range r.Match.Query {
+		if q.Name == "" {
+			t.Fatalf("query %+v", q)
+		}
+		regex(q.Match)
+	}
+}
+
 // checkLocalities: what the model promises about endpoints.
 func checkLocalities(t *testing.T, list []mesh.Locality) {
 	t.Helper()
@@ -276,10 +394,10 @@ func TestEveryPopulatedFieldHasAVerdict(t *testing.T) {
 	var valid, whole int
 	for seed := range uint64(3000) {
 		g := newGenerator(seed)
-		m := []proto.Message{&listenerv3.Listener{}, &clusterv3.Cluster{}, &endpointv3.ClusterLoadAssignment{}}[seed%3]
+		m := []proto.Message{&listenerv3.Listener{}, &clusterv3.Cluster{}, &endpointv3.ClusterLoadAssignment{}, &routev3.RouteConfiguration{}}[seed%4]
 		g.fill(m.ProtoReflect(), 0)
 		verdicts := translate(t, m)
-		if len(verdicts) > maxVerdicts {
+		if len(verdicts) > maxVerdicts && seed%4 != 3 || len(verdicts) > maxRouteVerdicts {
 			continue // the rest is counted, not shown
 		}
 		fields := map[string]bool{}
@@ -347,13 +465,13 @@ func TestManyVerdictsAreCounted(t *testing.T) {
 func FuzzTranslate(f *testing.F) {
 	for seed := range uint64(60) {
 		g := newGenerator(seed)
-		m := []proto.Message{&listenerv3.Listener{}, &clusterv3.Cluster{}, &endpointv3.ClusterLoadAssignment{}}[seed%3]
+		m := []proto.Message{&listenerv3.Listener{}, &clusterv3.Cluster{}, &endpointv3.ClusterLoadAssignment{}, &routev3.RouteConfiguration{}}[seed%4]
 		g.fill(m.ProtoReflect(), 4)
 		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(uint8(seed%3), data)
+		f.Add(uint8(seed%4), data)
 	}
 	for _, y := range []string{vip + "filter_chains: [" + chainTo("c") + "]"} {
 		data, err := proto.Marshal(message(f, &listenerv3.Listener{}, "name: l\n"+y))
@@ -362,8 +480,19 @@ func FuzzTranslate(f *testing.F) {
 		}
 		f.Add(uint8(0), data)
 	}
+	for _, m := range goldenMessages(f) {
+		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		kind := uint8(0)
+		if _, ok := m.(*routev3.RouteConfiguration); ok {
+			kind = 3
+		}
+		f.Add(kind, data)
+	}
 	f.Fuzz(func(t *testing.T, kind uint8, data []byte) {
-		m := []proto.Message{&listenerv3.Listener{}, &clusterv3.Cluster{}, &endpointv3.ClusterLoadAssignment{}}[kind%3]
+		m := []proto.Message{&listenerv3.Listener{}, &clusterv3.Cluster{}, &endpointv3.ClusterLoadAssignment{}, &routev3.RouteConfiguration{}}[kind%4]
 		if proto.Unmarshal(data, m) != nil {
 			return
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package envoy translates Envoy's resources (Listener, Cluster,
+// Package envoy translates Envoy's resources (Listener, RouteConfiguration, Cluster,
 // ClusterLoadAssignment) into the mesh model.
 //
 // It is pure: one resource in, mesh objects and verdicts out, no look at other
@@ -25,6 +25,10 @@ const MaxMaglevTableSize = 5000011
 // large resource cannot fill the status; the rest is counted.
 const maxVerdicts = 256
 
+// maxRouteVerdicts is the same for a RouteConfiguration, which holds the routes of
+// many services.
+const maxRouteVerdicts = 2048
+
 // maxDepth bounds how deep extensions may nest in extensions. Real ones need
 // three or four levels; each level is one more stack frame here.
 const maxDepth = 32
@@ -34,6 +38,7 @@ const (
 	TypeListener   = "Listener"
 	TypeCluster    = "Cluster"
 	TypeAssignment = "ClusterLoadAssignment"
+	TypeRoute      = "RouteConfiguration"
 )
 
 // Reference is one place in a listener that names a cluster.
@@ -49,6 +54,9 @@ type Listener struct {
 	// Services that the data path can serve, in the order of the filter chains;
 	// none when the listener is not governed or invalid.
 	Services []*mesh.Service
+	// HTTP is the same for a listener of which a chain speaks HTTP; Services is
+	// empty then.
+	HTTP []*HTTPService
 	// References to clusters, in the order of their fields; each name may come
 	// more than once.
 	References []Reference

@@ -11,39 +11,53 @@ import (
 	"kmesh/helper/mesh"
 )
 
-const typeTLSInspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+const (
+	typeTLSInspector  = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	typeHTTPInspector = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+)
 
 // TranslateListener translates one listener.
 func TranslateListener(l *listenerv3.Listener, source string) *Listener {
 	r := newReport(source, TypeListener, l.GetName())
 	out := &Listener{Name: l.GetName()}
-	services, refs := r.listener(l)
+	got := r.listener(l)
 	out.Verdicts = r.done()
 	if !r.bad {
-		out.Services, out.References = services, refs
+		out.Services, out.HTTP, out.References = got.services, got.http, got.refs
 	}
 	return out
 }
 
-func (r *report) listener(l *listenerv3.Listener) ([]*mesh.Service, []Reference) {
+// served is what a listener leads to.
+type served struct {
+	services []*mesh.Service
+	http     []*HTTPService
+	refs     []Reference
+}
+
+func (r *report) listener(l *listenerv3.Listener) served {
 	if l.GetName() == "" {
 		r.invalid("name", "is empty: a listener is known by its name")
 	}
 	for _, f := range l.GetListenerFilters() {
-		if f.GetTypedConfig().MessageName() == typeTLSInspector {
+		switch f.GetTypedConfig().MessageName() {
+		case typeTLSInspector:
 			r.tlsInspector = true
+		case typeHTTPInspector:
+			r.httpInspector = true
 		}
 	}
 	governed := !r.walk(l, "")
 	binds, ok := r.addresses(l)
 	if ok && binds[0].proto == mesh.UDP {
-		return r.udp(l, binds, governed)
+		services, refs := r.udp(l, binds, governed)
+		return served{services: services, refs: refs}
 	}
-	chains, http := r.chains(l)
+	chains := r.chains(l)
 	if !ok {
-		return nil, nil
+		return served{}
 	}
-	return r.tcp(l, binds, chains, governed && !http)
+	return r.tcp(l, binds, chains, governed)
 }
 
 // addresses returns everything that the listener binds; false when that is

@@ -186,7 +186,7 @@ filter_chains: [` + chainTo("c") + "]",
 		"http": {
 			yaml: vip + "filter_chains: [{filters: [" + hcm + "]}]\ndefault_filter_chain: " + chainTo("c"),
 			verdicts: []want{
-				{typedTCP, mesh.UnsupportedAction, "HTTP routes are not supported yet"},
+				{typedTCP, mesh.UnsupportedAction, "HTTP routing is compiled but not yet in the data path"},
 				{"default_filter_chain.filters[0].typed_config.cluster", mesh.Enforced, ""},
 			},
 		},
@@ -323,7 +323,7 @@ filter_chains:
 		"other terminal filter": {
 			yaml: vip + "filter_chains: [{filters: [{name: echo, typed_config: " + anyOf("envoy.extensions.filters.network.echo.v3.Echo") + "}]}]",
 			verdicts: []want{
-				{typedTCP, mesh.UnsupportedAction, "not a tcp_proxy"},
+				{typedTCP, mesh.UnsupportedAction, "neither a tcp_proxy"},
 			},
 		},
 		"no filter": {

@@ -3,6 +3,10 @@
 package envoy
 
 import (
+	"maps"
+	"slices"
+	"strconv"
+
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"kmesh/helper/mesh"
@@ -19,6 +23,15 @@ type rule struct {
 	skip bool
 	// eval decides by the value; it returns a rule with class and msg.
 	eval func(r *report, v protoreflect.Value) rule
+	// cases say for the documentation what eval decides; doc says it for skip.
+	cases []ruleCase
+	doc   string
+}
+
+// ruleCase is one answer of a rule that depends on the value.
+type ruleCase struct {
+	when string
+	rule rule
 }
 
 // value applies eval.
@@ -47,33 +60,45 @@ var (
 func benign(msg string) rule    { return rule{class: mesh.Default, msg: msg} }
 func ignored(msg string) rule   { return rule{class: mesh.UnsupportedAction, msg: msg} }
 func condition(msg string) rule { return rule{class: mesh.UnsupportedCondition, msg: msg} }
-func by(f func(r *report, v protoreflect.Value) rule) rule {
-	return rule{eval: f}
+func inCode(doc string) rule    { return rule{skip: true, doc: doc} }
+
+// byCase is a rule that depends on the value, with what it answers in which case:
+// pairs of a text and a rule, the rule that f returns then.
+func byCase(f func(r *report, v protoreflect.Value) rule, cases ...any) rule {
+	rl := rule{eval: f}
+	for i := 0; i+1 < len(cases); i += 2 {
+		rl.cases = append(rl.cases, ruleCase{when: cases[i].(string), rule: cases[i+1].(rule)})
+	}
+	return rl
 }
 
-// when gives yes for a value that equals want, and otherwise no.
+// whenEnum gives the rule of an enum's value, and otherwise the last.
 func whenEnum(want map[protoreflect.EnumNumber]rule, otherwise rule) rule {
-	return by(func(_ *report, v protoreflect.Value) rule {
+	var cases []any
+	for _, n := range slices.Sorted(maps.Keys(want)) {
+		cases = append(cases, "enum "+strconv.Itoa(int(n)), want[n])
+	}
+	return byCase(func(_ *report, v protoreflect.Value) rule {
 		if rl, ok := want[v.Enum()]; ok {
 			return rl
 		}
 		return otherwise
-	})
+	}, append(cases, "otherwise", otherwise)...)
 }
 
 // uint32Is gives yes for a wrapped or plain number that equals want.
 func uint32Is(want uint64, yes, no rule) rule {
-	return by(func(_ *report, v protoreflect.Value) rule {
+	return byCase(func(_ *report, v protoreflect.Value) rule {
 		if wrapped(v) == want {
 			return yes
 		}
 		return no
-	})
+	}, strconv.FormatUint(want, 10), yes, "otherwise", no)
 }
 
 // boolIs gives yes for a wrapped or plain bool that equals want.
 func boolIs(want bool, yes, no rule) rule {
-	return by(func(_ *report, v protoreflect.Value) rule {
+	return byCase(func(_ *report, v protoreflect.Value) rule {
 		got := false
 		switch x := v.Interface().(type) {
 		case bool:
@@ -85,7 +110,7 @@ func boolIs(want bool, yes, no rule) rule {
 			return yes
 		}
 		return no
-	})
+	}, strconv.FormatBool(want), yes, strconv.FormatBool(!want), no)
 }
 
 // wrapped returns the number in a UInt32Value, a UInt64Value or a plain field.
@@ -164,14 +189,14 @@ var listenerTable = map[protoreflect.FullName]rules{
 		"filter_chain_match":               inside,
 		"filters":                          inside,
 		"use_proxy_proto":                  boolIs(false, harmless, ignored("the PROXY protocol is not read")),
-		"transport_socket":                 by(downstreamSocket),
+		"transport_socket":                 byCase(downstreamSocket, "raw_buffer", harmless, "otherwise", condition(msgTermination)),
 		"transport_socket_connect_timeout": benign("there is no handshake to wait for"),
 	}},
 	"envoy.config.listener.v3.FilterChainMatch": {other: mesh.UnsupportedCondition, fields: map[protoreflect.Name]rule{
 		"destination_port":            enforced,
 		"prefix_ranges":               enforced,
-		"transport_protocol":          by(transportProtocol),
-		"application_protocols":       condition("the application protocol is not known when a connection is made"),
+		"transport_protocol":          byCase(transportProtocol, "raw_buffer, without a tls_inspector or on an HTTP chain", benign(msgPlain), "otherwise", condition(msgTransport)),
+		"application_protocols":       byCase(applicationProtocols, "http/1.1, http/1.0 on an HTTP chain with an http_inspector", enforced, "these and h2c", ignored(msgH2C), "otherwise", condition(msgALPN)),
 		"server_names":                condition("the server name (SNI) is not known when a connection is made"),
 		"source_type":                 condition("the source is not matched: use one scope per kind of client"),
 		"source_prefix_ranges":        condition("the source address is not matched"),
@@ -211,7 +236,7 @@ var listenerTable = map[protoreflect.FullName]rules{
 		"weighted_clusters":                  inside,
 		"metadata_match":                     condition(msgSubset),
 		"tunneling_config":                   condition("tunnels over HTTP CONNECT are not supported"),
-		"hash_policy":                        by(hashPolicy),
+		"hash_policy":                        byCase(hashPolicy, "source_ip only", enforced, "otherwise", ignored(msgHash)),
 		"access_log":                         ignored(msgLog),
 		"access_log_options":                 ignored(msgLog),
 		"access_log_flush_interval":          ignored(msgLog),
@@ -244,7 +269,7 @@ var listenerTable = map[protoreflect.FullName]rules{
 		"matcher":                       inside,
 		"idle_timeout":                  ignored(msgTimer),
 		"use_original_src_ip":           benign("the endpoint sees the client's own address"),
-		"hash_policies":                 by(hashPolicy),
+		"hash_policies":                 byCase(hashPolicy, "source_ip only", enforced, "otherwise", ignored(msgHash)),
 		"upstream_socket_config":        benign(msgBuffer),
 		"use_per_packet_load_balancing": boolIs(false, harmless, ignored("an endpoint is chosen per socket and destination, not per datagram")),
 		"access_log":                    ignored(msgLog),
@@ -274,40 +299,53 @@ var listenerTable = map[protoreflect.FullName]rules{
 
 // walked are the extensions that are looked into, by the message that may hold
 // them; load balancing policies are read where one of them is chosen.
-var walked = map[protoreflect.FullName]protoreflect.FullName{
-	"envoy.config.listener.v3.Filter":         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-	"envoy.config.listener.v3.ListenerFilter": "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig",
-	"xds.core.v3.TypedExtensionConfig":        "envoy.extensions.filters.udp.udp_proxy.v3.Route",
+var walked = map[protoreflect.FullName][]protoreflect.FullName{
+	"envoy.config.listener.v3.Filter":                                        {"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", typeHCM},
+	"envoy.config.listener.v3.ListenerFilter":                                {"envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig"},
+	"xds.core.v3.TypedExtensionConfig":                                       {"envoy.extensions.filters.udp.udp_proxy.v3.Route"},
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter": {"envoy.extensions.filters.http.fault.v3.HTTPFault"},
 }
 
 // extensions says what becomes of an extension as a whole, by the type of its
 // configuration. Those that are walked are in the table.
-var extensions = map[protoreflect.FullName]rule{
+var extensions = func() map[protoreflect.FullName]rule {
+	all := maps.Clone(listenerExtensions)
+	maps.Copy(all, httpExtensions)
+	return all
+}()
+
+// listenerExtensions are those of listeners.
+var listenerExtensions = map[protoreflect.FullName]rule{
 	// Listener filters.
 	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":       benign("the destination is the one that the client asked for"),
-	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":   benign("no chain that would need it is served"),
+	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector":   enforced,
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector":     benign("no chain that would need it is served"),
 	"envoy.extensions.filters.listener.original_src.v3.OriginalSrc":       benign("the endpoint sees the client's own address"),
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol":   ignored("the PROXY protocol is not read"),
 	"envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit": ignored("rate limits are not enforced"),
 	// Network filters.
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": ignored("HTTP routes are not supported yet: the listener is not governed, its connections go where the client meant them"),
-	"envoy.extensions.filters.network.sni_cluster.v3.SniCluster":                        condition("the server name (SNI) is not known when a connection is made"),
-	"envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig":        condition("the server name (SNI) is not known when a connection is made"),
-	"envoy.extensions.filters.network.rbac.v3.RBAC":                                     ignored("authorization is NOT ENFORCED here"),
-	"envoy.extensions.filters.network.ext_authz.v3.ExtAuthz":                            ignored("authorization is NOT ENFORCED here"),
-	"envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit":                ignored("rate limits are not enforced"),
-	"envoy.extensions.filters.network.ratelimit.v3.RateLimit":                           ignored("rate limits are not enforced"),
-	"envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit":              ignored("connection limits are not enforced"),
+	"envoy.extensions.filters.network.sni_cluster.v3.SniCluster":                 condition("the server name (SNI) is not known when a connection is made"),
+	"envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig": condition("the server name (SNI) is not known when a connection is made"),
+	"envoy.extensions.filters.network.rbac.v3.RBAC":                              ignored("authorization is NOT ENFORCED here"),
+	"envoy.extensions.filters.network.ext_authz.v3.ExtAuthz":                     ignored("authorization is NOT ENFORCED here"),
+	"envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit":         ignored("rate limits are not enforced"),
+	"envoy.extensions.filters.network.ratelimit.v3.RateLimit":                    ignored("rate limits are not enforced"),
+	"envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit":       ignored("connection limits are not enforced"),
 }
 
 // transportProtocol: without a TLS inspector every connection is raw_buffer.
 func transportProtocol(r *report, v protoreflect.Value) rule {
-	if v.String() == "raw_buffer" && !r.tlsInspector {
-		return benign("always true without a tls_inspector")
+	if v.String() == "raw_buffer" && (r.httpChain || !r.tlsInspector) {
+		return benign(msgPlain)
 	}
-	return condition("the transport protocol is not known when a connection is made")
+	return condition(msgTransport)
 }
+
+const (
+	msgPlain       = "always true without a tls_inspector, and of what begins as HTTP/1"
+	msgTransport   = "the transport protocol is not known when a connection is made"
+	msgTermination = "TLS is not terminated here: only raw_buffer is supported"
+)
 
 // hashPolicy: the source's address is the one key that the data path has.
 func hashPolicy(_ *report, v protoreflect.Value) rule {
@@ -326,7 +364,7 @@ func downstreamSocket(_ *report, v protoreflect.Value) rule {
 	if isRawBuffer(v.Message()) {
 		return harmless
 	}
-	return condition("TLS is not terminated here: only raw_buffer is supported")
+	return condition(msgTermination)
 }
 
 // isRawBuffer tells whether a core.v3.TransportSocket is the plain one.

@@ -15,6 +15,8 @@ import (
 var table = func() map[protoreflect.FullName]rules {
 	all := maps.Clone(listenerTable)
 	maps.Copy(all, clusterTable)
+	maps.Copy(all, httpTable)
+	maps.Copy(all, routeTable)
 	return all
 }()
 
@@ -36,7 +38,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"cluster_type":                                 ignored("custom cluster types are not supported: connections are refused"),
 		"eds_cluster_config":                           inside,
 		"load_assignment":                              code,
-		"lb_policy":                                    by(lbPolicy),
+		"lb_policy":                                    byCase(lbPolicy, "ROUND_ROBIN, LEAST_REQUEST, RANDOM, MAGLEV, CLUSTER_PROVIDED", enforced, "RING_HASH", lbPolicyRules[2], "LOAD_BALANCING_POLICY_CONFIG", lbPolicyRules[7]),
 		"load_balancing_policy":                        inside,
 		"maglev_lb_config":                             inside,
 		"ring_hash_lb_config":                          ignored("the ring's size and hash function are not used: Maglev approximates it"),
@@ -48,7 +50,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"outlier_detection":                            ignored("outlier detection is not enforced"),
 		"health_checks":                                ignored("active health checks are not made: health comes from the assignment"),
 		"connect_timeout":                              ignored(msgTimer),
-		"transport_socket":                             by(upstreamSocket),
+		"transport_socket":                             byCase(upstreamSocket, "raw_buffer", harmless, "otherwise", ignored(msgOrigination)),
 		"transport_socket_matches":                     code,
 		"transport_socket_matcher":                     ignored("transport sockets are not chosen by a matcher: connections are refused"),
 		"lb_subset_config":                             ignored(msgSubset),
@@ -112,7 +114,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"slow_start_config":   slowStart,
 	}},
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
-		"healthy_panic_threshold":              by(panicThreshold),
+		"healthy_panic_threshold":              byCase(panicThreshold, "0", benign(msgNoPanic), "otherwise", ignored(msgPanic)),
 		"locality_weighted_lb_config":          enforced,
 		"zone_aware_lb_config":                 zoneAware,
 		"update_merge_window":                  benign("changes are gathered for 50 ms"),
@@ -250,7 +252,7 @@ func panicThreshold(_ *report, v protoreflect.Value) rule {
 	if percent.Get(percent.Descriptor().Fields().ByName("value")).Float() > 0 {
 		return ignored(msgPanic)
 	}
-	return benign("unhealthy endpoints are never chosen")
+	return benign(msgNoPanic)
 }
 
 // upstreamSocket: what cannot be spoken is refused, never sent in clear.
@@ -258,5 +260,10 @@ func upstreamSocket(_ *report, v protoreflect.Value) rule {
 	if isRawBuffer(v.Message()) {
 		return harmless
 	}
-	return ignored("TLS is not originated here: connections are refused rather than sent in clear")
+	return ignored(msgOrigination)
 }
+
+const (
+	msgNoPanic     = "unhealthy endpoints are never chosen"
+	msgOrigination = "TLS is not originated here: connections are refused rather than sent in clear"
+)

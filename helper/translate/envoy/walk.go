@@ -4,6 +4,7 @@ package envoy
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 
@@ -29,6 +30,10 @@ type report struct {
 	// tlsInspector: the listener looks into TLS, so that a transport protocol can
 	// differ between connections.
 	tlsInspector bool
+	// httpInspector: the listener looks for HTTP in the first bytes.
+	httpInspector bool
+	// httpChain: the chain that is looked at ends in an HTTP connection manager.
+	httpChain bool
 }
 
 // newReport starts the report of one resource.
@@ -50,7 +55,11 @@ func (r *report) add(field string, class mesh.Class, message string) {
 		}
 		r.seen[field] = true
 	}
-	if len(r.verdicts) >= maxVerdicts {
+	limit := maxVerdicts
+	if r.typ == TypeRoute {
+		limit = maxRouteVerdicts
+	}
+	if len(r.verdicts) >= limit {
 		r.more++
 		return
 	}
@@ -228,7 +237,7 @@ func (r *report) inner(fd protoreflect.FieldDescriptor, m protoreflect.Message, 
 	if rl, ok := extensions[name]; ok {
 		return r.note(field, rl)
 	}
-	if walked[fd.ContainingMessage().FullName()] != name {
+	if !slices.Contains(walked[fd.ContainingMessage().FullName()], name) {
 		return r.note(field, rule{class: mesh.UnsupportedAction, msg: fmt.Sprintf("extension %q is not supported", packed.GetTypeUrl())})
 	}
 	msg, err := packed.UnmarshalNew()
