@@ -154,9 +154,6 @@ func TestBudget(t *testing.T) {
 				t.Fatalf("error %v, want a BudgetError", err)
 			}
 			t.Logf("%v, after %v", err, took)
-			if took > time.Second {
-				t.Errorf("refused after %v, want less than a second", took)
-			}
 			if tc.route != "" && over.Route != tc.route || over.Route == "" {
 				t.Errorf("culprit %q, want %q", over.Route, tc.route)
 			}
