@@ -81,6 +81,8 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 		mkdir -p /sys/fs/bpf
 		mount -t bpf bpf /sys/fs/bpf
 	fi
+	$(need) wrk wrk
+	$(need) haproxy haproxy
 	test/containerd/setup.sh
 	packages=$$($(GO) list ./...)
 	status=0
@@ -105,6 +107,21 @@ demo: build ## a node inside this machine, real traffic, in under a minute (as r
 	fi
 	$(GO) build -trimpath -o bin/demo ./test/demo
 	exec bin/demo
+
+# How long the measuring takes: quick (under 4 minutes) or full (under 20).
+BENCH ?= quick
+export BENCH
+
+.PHONY: bench
+bench: build ## what Kmesh costs, beside direct and HAProxy x2: BENCH=quick (default) or full (as root)
+	@if [ "$$(id -u)" != 0 ]; then
+		echo 'make bench: needs root (programs, network namespaces, cgroups): sudo make bench' >&2
+		exit 1
+	fi
+	$(need) wrk wrk
+	$(need) haproxy haproxy
+	$(GO) build -trimpath -o bin/bench ./test/bench
+	exec bin/bench -bin bin -o bin/bench.json
 
 .PHONY: clean
 clean: ## remove what the targets made in the tree

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// row is one line of the table of numbers to reach.
+type row struct {
+	What    string  `json:"what"`
+	HAProxy string  `json:"haproxy"`
+	Kmesh   string  `json:"kmesh"`
+	Must    string  `json:"must"`
+	Reached verdict `json:"reached"`
+}
+
+type verdict string
+
+const (
+	reached    verdict = "reached"
+	notReached verdict = "not reached"
+	unknown    verdict = "unknown: too noisy"
+)
+
+// atLeast judges a ratio by its median. Where the middle half of the rounds lies on both sides, it says so: another
+// run may judge otherwise.
+func atLeast(s spread, must float64) verdict {
+	v := reached
+	switch {
+	case s.N == 0:
+		return unknown
+	case s.Median < must:
+		v = notReached
+	}
+	if s.Q1 < must && must <= s.Q3 {
+		v += ", within the spread"
+	}
+	return v
+}
+
+func below(ms, must float64) verdict {
+	if ms < must {
+		return reached
+	}
+	return notReached
+}
+
+// What the design asks of a flow that is not routed by request, and of one that is made for each request.
+const (
+	mustFlow  = 0.98
+	mustClose = 0.95
+	mustAdd   = 20 // ms
+	mustPlain = 5  // ms
+)
+
+func tableOf(outcomes []outcome, a adds) []row {
+	var rows []row
+	for _, o := range outcomes {
+		must, what := mustFlow, "L4 flow in an enrolled pod, everything attached: "+o.What
+		switch o.Key {
+		case "connect":
+			continue
+		case "close":
+			must, what = mustClose, o.What+" (as L4)"
+		}
+		rows = append(rows, row{
+			what + ", " + o.Unit, ratio(o.Ratios[haproxy].Rate), ratio(o.Ratios[kmesh].Rate),
+			fmt.Sprintf(">= %.2fx", must), atLeast(o.Ratios[kmesh].Rate, must),
+		})
+	}
+	if a.N == 0 {
+		return rows
+	}
+	return append(rows,
+		row{"CNI ADD p99, enrolled", "", fmt.Sprintf("%.1f ms", a.Enrolled.P99), fmt.Sprintf("< %d ms", mustAdd), below(a.Enrolled.P99, mustAdd)},
+		row{"CNI ADD p99, not enrolled, over process start", "", fmt.Sprintf("%.1f ms", a.OverStart.P99), fmt.Sprintf("< %d ms", mustPlain), below(a.OverStart.P99, mustPlain)},
+	)
+}
+
+// ratio with its middle half.
+func ratio(s spread) string {
+	if s.N == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2fx (%.2f-%.2f)", s.Median, s.Q1, s.Q3)
+}
+
+// figure with its middle half, to about three digits.
+func figure(s spread) string {
+	if s.N == 0 || s.Max == 0 {
+		return ""
+	}
+	format := "%.0f (%.0f-%.0f)"
+	switch {
+	case s.Median < 10:
+		format = "%.2f (%.2f-%.2f)"
+	case s.Median < 1000:
+		format = "%.1f (%.1f-%.1f)"
+	}
+	return fmt.Sprintf(format, s.Median, s.Q1, s.Q3)
+}
+
+// markdown is the report for people.
+func (r report) markdown() string {
+	var b strings.Builder
+	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line := func(cells ...string) { say("| %s |", strings.Join(cells, " | ")) }
+	head := func(cells ...string) {
+		line(cells...)
+		say("|%s", strings.Repeat("---|", len(cells)))
+	}
+
+	say("# Kmesh, measured\n")
+	say("%s, %s, %s, Linux %s, %d x %s, %s.", r.Version, r.Began.Format(time.DateTime), strings.Join(r.Machine.Tools, ", "), r.Machine.Kernel, r.Machine.CPUs, r.Machine.CPU, r.Machine.Go)
+	say("%d rounds of %s wanted for each workload, a round refused when direct before and after it vary by more than %.0f %%; %d were refused, %.0f s in all. Load before: %s; stolen by the hypervisor: %.1f %%.",
+		r.Settings.Rounds, r.Settings.Duration, 100*r.Settings.Noise, r.refused(), r.Took, r.Machine.Load, 100*r.Machine.Stolen)
+	switch {
+	case r.Machine.Clients == "":
+		say("Processes run where the scheduler puts them.")
+	case r.Machine.Clients == r.Machine.Servers:
+		say("All clients and servers, and HAProxy, run on CPU %s.", r.Machine.Clients)
+	default:
+		say("Clients' pods run on CPU %s, servers' on CPU %s.", r.Machine.Clients, r.Machine.Servers)
+	}
+	say("\nRatios to direct pod-to-pod with nothing attached: the median of the rounds, and their middle half.\n")
+	head("what", "HAProxy x2", "Kmesh", "must", "")
+	for _, row := range r.Table {
+		line(row.What, row.HAProxy, row.Kmesh, row.Must, string(row.Reached))
+	}
+	say("\nAll of it is L4: the connection is bound to an endpoint once. What is routed by request is not measured here yet.\n")
+
+	say("## Figures\n")
+	head("workload", "variant", "rate", "p50, us", "p99, us", "CPU", "softirq", "p50 to direct", "CPU to direct", "rounds (refused)")
+	for _, o := range r.Workloads {
+		for _, name := range append([]string{direct}, o.others...) {
+			v, to := o.Variants[name], o.Ratios[name]
+			cpu := figure(v.CPU)
+			if cpu != "" {
+				cpu += " us/" + o.Work
+			}
+			rate, soft := figure(v.Rate), ""
+			if rate != "" {
+				rate += " " + o.Unit
+				soft = fmt.Sprintf("%.0f %%", 100*v.Soft.Median)
+			}
+			p50, counts := ratio(to.P50), ""
+			if v.P50.Max == 0 {
+				p50 = "" // not told by this workload
+			}
+			if name == direct {
+				counts = fmt.Sprintf("%d (%d)", o.Accepted, o.Refused)
+			}
+			line(o.What, title(o.workload, name), rate, figure(v.P50), figure(v.P99), cpu, soft, p50, ratio(to.CPU), counts)
+		}
+	}
+	say("\nCPU: %s. A connect's CPU holds the making and the end of its connection too. Softirq: their share of the machine's busy time, by /proc/stat's ticks.", r.CPUMethod)
+	say("p50 and p99 of HTTP are wrk's, which knows whole microseconds only, and adds what a stalled connection would have sent.\n")
+
+	if r.Adds.N == 0 {
+		return b.String()
+	}
+	say("## CNI ADD, the plugin alone, ms\n")
+	head(fmt.Sprintf("%d each, in turn", r.Adds.N), "p50", "p99", "max")
+	for _, l := range []struct {
+		what string
+		latency
+	}{
+		{"process start (VERSION)", r.Adds.Start},
+		{"not enrolled", r.Adds.Plain},
+		{"not enrolled, over process start's p50", r.Adds.OverStart},
+		{"enrolled", r.Adds.Enrolled},
+	} {
+		line(l.what, fmt.Sprintf("%.1f", l.P50), fmt.Sprintf("%.1f", l.P99), fmt.Sprintf("%.1f", l.Max))
+	}
+	return b.String()
+}
+
+func (r report) refused() (n int) {
+	for _, o := range r.Workloads {
+		n += o.Refused
+	}
+	return n
+}
+
+// title of a variant for people.
+func title(w workload, name string) string {
+	switch {
+	case name == haproxy:
+		return "HAProxy x2"
+	case name == kmesh:
+		return "Kmesh"
+	case name == passing:
+		return "Kmesh, not a service's address"
+	case w.Key == "connect":
+		return "not enrolled"
+	}
+	return name
+}
