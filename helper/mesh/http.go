@@ -77,7 +77,7 @@ const (
 	StringPrefix
 	StringSuffix
 	StringContains
-	StringRegex // RE2, the whole string
+	StringRegex // RE2, the whole string, which must be valid UTF-8
 )
 
 // StringMatch compares a string.
