@@ -97,8 +97,7 @@ struct candidates {
 struct program {
 	__u32 magic;
 	__u32 size;
-	__u32 table;
-	__u32 classes;
+	__u32 groups;
 	__u32 actions;
 	__u32 finals;
 	__u32 dims;
@@ -133,6 +132,13 @@ struct program {
 #define KM_PROGRAM_MAGIC 0x314d414b
 #define KM_NO_DIM 0xff
 #define KM_ACT 0x8000 /* of a table entry */
+
+/* States that tell the same bytes apart: a row of the table each. */
+struct group {
+	__u8 column[256]; /* of a byte, in a row */
+	__u32 rows;       /* from here to where state 0 would have its row, modulo 2^32 */
+	__u32 stride;     /* bytes of a row */
+};
 
 struct action {
 	__u32 ops;
@@ -214,8 +220,7 @@ struct run {
 	__u32 first;       /* the position of bytes[0] */
 	__u32 end;         /* the position behind the last byte */
 	__u32 base;        /* of the program in the slab */
-	__u32 table;
-	__u32 classes;
+	__u32 groups;
 	__u32 actions;
 	__u16 skip;
 	__u16 other;

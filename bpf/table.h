@@ -37,6 +37,14 @@ static __always_inline const struct program *program_of(const struct run *r)
 	return at(r, r->base, 128);
 }
 
+/* Where a group is; one that is wrong is the slab's first bytes. */
+static __always_inline __u32 group_at(const struct run *r, __u8 class)
+{
+	__u32 group = r->groups + class * sizeof(struct group);
+
+	return group <= KM_SLAB - sizeof(struct group) ? group : 0;
+}
+
 static __always_inline const struct dimension *dimension_of(const struct run *r, __u32 dim)
 {
 	return at(r, r->base + program_of(r)->dims + dim * sizeof(struct dimension), 16);
@@ -71,7 +79,10 @@ static __always_inline void enter_value(struct run *r, __u8 dim, __u16 was)
 	__u16 base = d->start;
 
 	if (was) {
-		base = word_at(r, r->table + ((__u32)was << 6) + 2 * (__u32)d->join);
+		__u32 group = group_at(r, d->class);
+		const struct group *g = (const void *)(r->slab + group);
+
+		base = word_at(r, group + g->rows + 2 * (__u32)d->join + was * g->stride);
 		if (base & KM_ACT)
 			base = action_of(r, base)->next;
 	}
@@ -272,29 +283,38 @@ static __always_inline __u32 read_bytes(struct run *r, __u8 *last)
 {
 	struct machine *m = r->m;
 	const __u8 *slab = r->slab;
-	__u32 class = r->classes + ((__u32)m->class << 8);
-	__u32 pos = m->position, n = r->end - pos, line = m->line, entry = 0, i;
-	__u32 table = r->table;
+	__u32 group = group_at(r, m->class);
+	const struct group *g = (const void *)(slab + group);
+	__u32 rows = group + g->rows, stride = g->stride;
+	__u32 pos = m->position, n = r->end - pos, line = m->line, acts = 0, i;
 	const __u8 *bytes = r->bytes + ((pos - r->first) & (KM_MAX_HEAD - 1));
 
-	if (class > KM_SLAB - 256)
-		return 0;
-	for (i = 0; i < KM_READ_BYTES; i++) {
-		__u32 offset;
+	/*
+	 * Here a byte costs what it costs. The barriers keep clang from asking for both
+	 * bounds of i each time, from adding the byte's column behind what the next byte
+	 * waits for, and from moving KM_ACT to the sign to look at it.
+	 */
+	if (n > KM_READ_BYTES)
+		n = KM_READ_BYTES;
+	barrier_var(n);
+	for (i = 0; i < n; i++) {
+		__u32 offset, entry;
 
-		if (i >= n)
-			break;
 		*last = bytes[i];
-		offset = table + (line << 6) + 2 * (__u32)slab[class + *last];
+		offset = rows + 2 * (__u32)g->column[*last];
+		barrier_var(offset);
+		offset += line * stride;
 		entry = *(const __u16 *)(slab + (offset & (KM_SLAB - 2)));
-		if (entry & KM_ACT)
+		barrier_var(entry);
+		if (entry >= KM_ACT) {
+			acts = entry;
 			break;
+		}
 		line = entry;
-		entry = 0;
 	}
 	m->position = pos + i;
 	m->line = line;
-	return entry;
+	return acts;
 }
 
 /* One round: skip, then read until something happens. */
@@ -357,8 +377,7 @@ static __always_inline void read_head(struct machine *m, struct candidates *foun
 
 	if (too_long)
 		r.end = KM_MAX_HEAD;
-	r.table = base + p->table;
-	r.classes = base + p->classes;
+	r.groups = base + p->groups;
 	r.actions = base + p->actions;
 	r.skip = p->skip;
 	r.other = p->other;

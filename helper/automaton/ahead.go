@@ -3,9 +3,9 @@
 package automaton
 
 // Most of a table are the ends of long names, in which one byte follows another: each
-// would be a cache line that is read once. So where such an end begins the next bytes
-// are compared at once (opAhead), and only if they differ read one by one. The states
-// are there all the same: what is decided does not depend on it.
+// would be a row, most of a cache line, that is read once. So where such an end begins
+// the next bytes are compared at once (opAhead), and only if they differ read one by
+// one. The states are there all the same: what is decided does not depend on it.
 
 // textLength is how many bytes are compared at once.
 const textLength = 8

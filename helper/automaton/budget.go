@@ -11,7 +11,6 @@ import (
 // Limits that the layout of a Program sets, whatever the Budget.
 const (
 	MaxStates     = 1 << 15 // a state is 15 bits of a table entry
-	MaxTable      = MaxStates * Line
 	MaxRoutes     = 4096
 	MaxDimensions = 64
 	MaxHits       = 1024
@@ -20,7 +19,7 @@ const (
 
 // Budget bounds what a virtual host may cost. The zero Budget is the largest.
 type Budget struct {
-	States int // of the table, in lines of 32 entries
+	States int // of the table: its rows, however wide, which Bytes bounds
 	Bytes  int // of the whole Program
 	Nodes  int // of the patterns' automata before they are made deterministic
 	// Work is the number of steps of compiling: twenty million take less than a second.

@@ -58,7 +58,6 @@ type group struct {
 
 	class   [symbolCount]uint8
 	columns []int16 // the pre-class of each class
-	lines   int     // of a row
 }
 
 type builder struct {
@@ -153,7 +152,6 @@ func (b *builder) mergeColumns(g *group) {
 	for c := range symbolCount {
 		g.class[c] = uint8(part[g.pre[c]])
 	}
-	g.lines = (count + Entries - 1) / Entries
 }
 
 func isTchar(c int) bool {

@@ -163,7 +163,7 @@ func (d *dimension) try(lim *limits, nodes, states int, asHits bool) error {
 		return err
 	}
 	d.dfa = dfa
-	if d.dfa.states()*((d.dfa.columns+Entries-1)/Entries) > states {
+	if d.dfa.states() > states {
 		return errStates
 	}
 	return nil

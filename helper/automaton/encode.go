@@ -15,13 +15,12 @@ func (c *compiler) encode() (*Program, error) {
 	}
 	order := c.order()
 	lines := make([]uint16, len(b.rows))
-	count := 0
-	for _, s := range order {
-		lines[s] = uint16(min(count, MaxStates-1))
-		count += b.of[s].lines
-	}
+	count := len(order)
 	if count > c.budget.States {
 		return nil, errStates
+	}
+	for line, s := range order {
+		lines[s] = uint16(line)
 	}
 	if len(b.actions) >= actBit {
 		return nil, errBytes
@@ -29,25 +28,9 @@ func (c *compiler) encode() (*Program, error) {
 	e := encoder{out: make([]byte, headerSize)}
 	e.put(hMagic, magic)
 
-	e.section(hTable, Line)
-	table := make([]byte, count*Line)
-	for _, s := range order {
-		at := int(lines[s]) * Line
-		for k, pre := range b.of[s].columns {
-			v := uint16(0)
-			if r := b.rows[s][pre]; r < 0 {
-				v = actBit | uint16(^r)
-			} else {
-				v = lines[r]
-			}
-			binary.LittleEndian.PutUint16(table[at+2*k:], v)
-		}
-	}
-	e.out = append(e.out, table...)
-
-	e.section(hClasses, 8)
-	for _, g := range b.groups {
-		e.out = append(e.out, g.class[:256]...)
+	tableBytes, err := c.encodeTable(&e, order, lines)
+	if err != nil {
+		return nil, err
 	}
 
 	e.section(hActions, actionSize)
@@ -68,7 +51,6 @@ func (c *compiler) encode() (*Program, error) {
 	missing := make([]uint16, len(c.dims))
 	for i, d := range c.dims {
 		isPath := d == c.path
-		var err error
 		if missing[i], err = sets.add(d, isPath, true, nil); err != nil {
 			return nil, err
 		}
@@ -133,8 +115,41 @@ func (c *compiler) encode() (*Program, error) {
 	}
 	return &Program{Bytes: e.out, Stats: Stats{
 		States: count, Dimensions: len(c.dims), Sets: len(sets.records), Actions: len(b.actions),
-		Hits: c.hits.count, TableBytes: len(table), Bytes: len(e.out),
+		Hits: c.hits.count, TableBytes: tableBytes, Bytes: len(e.out),
 	}}, nil
+}
+
+// encodeTable writes the rows of the states, group after group: those of a group are as
+// long as it tells bytes apart. A state is a number in the whole table, so where a
+// group's rows begin is said as if state 0 had such a row as well, modulo 2^32.
+func (c *compiler) encodeTable(e *encoder, order []state, lines []uint16) (bytes int, err error) {
+	for _, g := range c.b.groups {
+		bytes += 2 * len(g.rows) * len(g.columns)
+	}
+	if bytes > c.budget.Bytes {
+		return 0, errBytes
+	}
+	e.section(hGroups, 8)
+	first, at := 0, len(e.out)+len(c.b.groups)*groupSize
+	e.out = slices.Grow(e.out, at+bytes-len(e.out))
+	for _, g := range c.b.groups {
+		stride := 2 * len(g.columns)
+		e.out = append(e.out, g.class[:256]...)
+		e.u32(uint32(at - first*stride - (len(e.out) - 256)))
+		e.u32(uint32(stride))
+		first += len(g.rows)
+		at += len(g.rows) * stride
+	}
+	for _, s := range order {
+		for _, pre := range c.b.of[s].columns {
+			if r := c.b.rows[s][pre]; r < 0 {
+				e.u16(actBit | uint16(^r))
+			} else {
+				e.u16(lines[r])
+			}
+		}
+	}
+	return bytes, nil
 }
 
 // pathEnd is the action of the blank behind a path, the same one in all its states.

@@ -152,14 +152,17 @@ func (m *Machine) skips(c byte) bool {
 	return isPlain(int(c))
 }
 
-func (m *Machine) entry(line uint16, column int) uint16 {
-	return uint16(m.p.u16(m.p.u32(hTable) + int(line)*Line + 2*column))
+// entry is that of a state, by the class of bytes of its group. Offsets are modulo 2^32.
+func (m *Machine) entry(group int, line uint16, column int) uint16 {
+	g := m.p.u32(hGroups) + group*groupSize
+	rows, stride := uint32(m.p.u32(g+256)), uint32(m.p.u32(g+260))
+	return uint16(m.p.u16(int(uint32(g) + rows + 2*uint32(column) + uint32(line)*stride)))
 }
 
 // read takes a byte. It returns false if the byte is to be read again.
 func (m *Machine) read(c byte) bool {
-	column := m.p.u8(m.p.u32(hClasses) + int(m.class)*256 + int(c))
-	e := m.entry(m.line, column)
+	column := m.p.u8(m.p.u32(hGroups) + int(m.class)*groupSize + int(c))
+	e := m.entry(int(m.class), m.line, column)
 	if e&actBit == 0 {
 		m.line = e
 		return true
@@ -278,7 +281,7 @@ func (m *Machine) enter(dim int, was uint16) {
 	if was == 0 {
 		return
 	}
-	m.base = m.entry(was, m.p.u8(at+5))
+	m.base = m.entry(m.p.u8(at+4), was, m.p.u8(at+5))
 	if m.base&actBit != 0 {
 		m.base = uint16(m.p.u16(m.p.u32(hActions) + int(m.base&^actBit)*actionSize + 4))
 	}

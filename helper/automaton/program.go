@@ -6,8 +6,6 @@ import "encoding/binary"
 
 // The layout of a Program: bpf/table.h has the same.
 const (
-	Line    = 64 // bytes of a line of the table: one cache line
-	Entries = Line / 2
 	// Align is what the place of a Program has to be a multiple of.
 	Align = 128
 	magic = 0x314d414b // "KAM1"
@@ -21,8 +19,7 @@ const (
 const (
 	hMagic = 4 * iota
 	hSize
-	hTable
-	hClasses
+	hGroups
 	hActions
 	hFinals
 	hDims
@@ -45,6 +42,7 @@ const (
 
 // Sizes of records.
 const (
+	groupSize  = 256 + 8
 	actionSize = 32
 	dimSize    = 16
 	recordSize = 16
@@ -60,7 +58,7 @@ type Program struct {
 
 // Stats are the sizes of a Program.
 type Stats struct {
-	States     int // lines of the table
+	States     int // rows of the table
 	Dimensions int
 	Sets       int
 	Actions    int
