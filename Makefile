@@ -87,8 +87,9 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 	packages=$$($(GO) list ./...)
 	status=0
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$(grep -E '$(RACE)' <<<"$$packages") || status=1
+	# One package at a time: each makes nodes, and looks for what they left on a machine that is busy enough.
 	# Never from the cache: these depend on the kernel and on bin/, which the go command does not see.
-	$(GO) test -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)' <<<"$$packages") || status=1
+	$(GO) test -p 1 -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)' <<<"$$packages") || status=1
 	exit $$status
 
 # How long each fuzzer runs.
@@ -108,7 +109,7 @@ demo: build ## a node inside this machine, real traffic, in under a minute (as r
 	$(GO) build -trimpath -o bin/demo ./test/demo
 	exec bin/demo
 
-# How long the measuring takes: quick (under 4 minutes) or full (under 20).
+# How long the measuring takes: quick (about 6 minutes) or full (under 30).
 BENCH ?= quick
 export BENCH
 

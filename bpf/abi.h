@@ -15,7 +15,9 @@
 
 #include <stdbool.h>
 
-#define KM_ABI 1
+#include "abi_http.h"
+
+#define KM_ABI 2
 
 /*
  * Weighted clusters of one service. The draw walks them, so the bound keeps the
@@ -88,6 +90,7 @@ struct service {
 };
 
 #define KM_SERVICE_HASH_SOURCE 1 /* maglev hashes the pod's address */
+#define KM_SERVICE_HTTP 2        /* in km_http; shares serve what is not HTTP/1 */
 
 enum kind {
 	KM_KIND_ENDPOINTS = 0,
@@ -112,8 +115,8 @@ struct extent {
 struct cluster {
 	__u8 kind;
 	__u8 policy;
-	__u16 pad;
-	__u32 turn; /* round robin's counter, advanced by the programs */
+	__u16 max_requests; /* of one leg; 0: no limit */
+	__u32 turn;         /* round robin's counter, advanced by the programs */
 	struct extent v4;
 	struct extent v6;
 };
@@ -174,6 +177,8 @@ enum name_kind {
 	KM_NAME_SERVICE = 1,
 	KM_NAME_CLUSTER = 2,
 	KM_NAME_SCOPE = 3,
+	KM_NAME_ROUTE = 4, /* virtual host and route */
+	KM_NAME_VHOST = 5, /* service and virtual host */
 };
 
 /* What an id stands for, so that a restarted helper gives the same ids. */
@@ -197,6 +202,7 @@ struct stamp {
 	__u32 service;
 	__u32 cluster;
 	__u32 endpoint;
+	struct flow_ref flow; /* KM_STAMP_HTTP */
 	__u32 pad;
 	__u64 settled_sent; /* bytes already added to km_stats */
 	__u64 settled_received;
@@ -204,6 +210,7 @@ struct stamp {
 
 #define KM_STAMP_COUNTED 1 /* in km_active of its endpoint */
 #define KM_STAMP_OPEN 2    /* handshake done */
+#define KM_STAMP_HTTP 4    /* routed on the interface: cluster and endpoint are 0 */
 
 /* One association of an unconnected UDP socket. */
 struct udp_peer {

@@ -14,13 +14,13 @@ import (
 )
 
 type abiCluster struct {
-	_      structs.HostLayout
-	Kind   uint8
-	Policy uint8
-	Pad    uint16
-	Turn   uint32
-	V4     abiExtent
-	V6     abiExtent
+	_           structs.HostLayout
+	Kind        uint8
+	Policy      uint8
+	MaxRequests uint16
+	Turn        uint32
+	V4          abiExtent
+	V6          abiExtent
 }
 
 type abiEndpoint struct {
@@ -32,11 +32,148 @@ type abiEndpoint struct {
 	Cluster uint32
 }
 
+type abiEvent uint32
+
+const (
+	abiEventKM_EVENT_FLOW             abiEvent = 0
+	abiEventKM_EVENT_CONFIRMED        abiEvent = 1
+	abiEventKM_EVENT_REBOUND          abiEvent = 2
+	abiEventKM_EVENT_SWITCH_PARKED    abiEvent = 3
+	abiEventKM_EVENT_SWITCH_NEW       abiEvent = 4
+	abiEventKM_EVENT_PIN_TLS          abiEvent = 5
+	abiEventKM_EVENT_PIN_H2           abiEvent = 6
+	abiEventKM_EVENT_PIN_OPAQUE       abiEvent = 7
+	abiEventKM_EVENT_PIN_CONNECT      abiEvent = 8
+	abiEventKM_EVENT_PIN_SERVER_FIRST abiEvent = 9
+	abiEventKM_EVENT_PIN_UPGRADED     abiEvent = 10
+	abiEventKM_EVENT_PIN_MALFORMED    abiEvent = 11
+	abiEventKM_EVENT_PIN_UNTIL_CLOSE  abiEvent = 12
+	abiEventKM_EVENT_PIN_LOST         abiEvent = 13
+	abiEventKM_EVENT_REJECTED         abiEvent = 14
+	abiEventKM_EVENT_NO_ROUTE         abiEvent = 15
+	abiEventKM_EVENT_NO_ENDPOINT      abiEvent = 16
+	abiEventKM_EVENT_REFUSED          abiEvent = 17
+	abiEventKM_EVENT_TIMEOUT          abiEvent = 18
+	abiEventKM_EVENT_HELD             abiEvent = 19
+	abiEventKM_EVENT_HOLD_FULL        abiEvent = 20
+	abiEventKM_EVENT_FLOW_FULL        abiEvent = 21
+	abiEventKM_EVENT_QUOTA            abiEvent = 22
+	abiEventKM_EVENT_LOST             abiEvent = 23
+	abiEventKM_EVENT_LEG_PORT         abiEvent = 24
+	abiEventKM_EVENT_DISORDER         abiEvent = 25
+	abiEventKM_EVENT_HIDDEN_END       abiEvent = 26
+	abiEventKM_EVENT_BUSY             abiEvent = 27
+	abiEventKM_EVENT_CHALLENGE        abiEvent = 28
+	abiEventKM_EVENT_RECLAIMED        abiEvent = 29
+	abiEventKM_EVENT_TRACE_FULL       abiEvent = 30
+	abiEventKM_EVENTS                 abiEvent = 31
+)
+
 type abiExtent struct {
 	_      structs.HostLayout
 	Offset uint32
 	N      uint32
 }
+
+type abiFlow struct {
+	_            structs.HostLayout
+	Busy         uint32
+	Generation   uint32
+	Slot         uint32
+	State        uint8
+	Pin          uint8
+	Leg          uint8
+	NextLeg      uint8
+	Flags        uint16
+	Scale        uint8
+	ClientScale  uint8
+	Service      uint32
+	ClientEnd    uint32
+	ClientAck    uint32
+	ServerEnd    uint32
+	Seen         uint32
+	ClientWindow uint16
+	ClientMss    uint16
+	Mss          uint16
+	Pad1         uint16
+	Request      abiFrame
+	Response     abiFrame
+	Legs         [4]abiLeg
+	Key          abiFlowKey
+	Hold         uint32
+	HoldBase     uint32
+	HoldLen      uint32
+	ReplyBase    uint32
+	Reply        uint32
+	ClientIsn    uint32
+	Started      uint64
+	Vhost        uint32
+	Route        uint32
+	Cluster      uint32
+	Chosen       uint32
+	NextCluster  uint32
+	NextRoute    uint32
+	Running      uint32
+	Endpoint     uint32
+	Pending      uint8
+	Tries        uint8
+	Status       uint16
+	Heads        uint32
+	Tried        [4]uint32
+	Requests     uint32
+	Rebinds      uint32
+	OptionsLen   uint8
+	Options      [64]uint8
+	SynFlags     uint8
+	OpeningHead  uint8
+	Pad          uint8
+	_            [4]byte
+}
+
+type abiFlowKey struct {
+	_          structs.HostLayout
+	Pod        uint64
+	Client     [4]uint32
+	Vip        [4]uint32
+	ClientPort uint16
+	VipPort    uint16
+	Family     uint32
+}
+
+type abiFlowRef struct {
+	_          structs.HostLayout
+	Slot       uint32
+	Generation uint32
+}
+
+type abiFlowState uint32
+
+const (
+	abiFlowStateKM_FLOW_FREE   abiFlowState = 0
+	abiFlowStateKM_FLOW_SYN    abiFlowState = 1
+	abiFlowStateKM_FLOW_OPEN   abiFlowState = 2
+	abiFlowStateKM_FLOW_CLOSED abiFlowState = 3
+)
+
+type abiFrame struct {
+	_    structs.HostLayout
+	Pos  uint32
+	Kind uint8
+	Line uint8
+	Len  uint16
+	Left uint64
+}
+
+type abiFrameKind uint32
+
+const (
+	abiFrameKindKM_FRAME_HEAD    abiFrameKind = 0
+	abiFrameKindKM_FRAME_LENGTH  abiFrameKind = 1
+	abiFrameKindKM_FRAME_CHUNK   abiFrameKind = 2
+	abiFrameKindKM_FRAME_DATA    abiFrameKind = 3
+	abiFrameKindKM_FRAME_TRAILER abiFrameKind = 4
+	abiFrameKindKM_FRAME_CLOSE   abiFrameKind = 5
+)
 
 type abiFrontendKey struct {
 	_      structs.HostLayout
@@ -47,6 +184,49 @@ type abiFrontendKey struct {
 	Addr   [4]uint32
 }
 
+type abiHashKind uint32
+
+const (
+	abiHashKindKM_HASH_NONE   abiHashKind = 0
+	abiHashKindKM_HASH_SOURCE abiHashKind = 1
+	abiHashKindKM_HASH_HEADER abiHashKind = 2
+)
+
+type abiHold struct {
+	_     structs.HostLayout
+	Owner abiFlowRef
+	Bytes [16448]uint8
+}
+
+type abiHostKey struct {
+	_       structs.HostLayout
+	Service uint32
+	Kind    uint8
+	Pad     uint8
+	Len     uint16
+	Name    [260]uint8
+}
+
+type abiHostKind uint32
+
+const (
+	abiHostKindKM_HOST_EXACT  abiHostKind = 0
+	abiHostKindKM_HOST_SUFFIX abiHostKind = 1
+	abiHostKindKM_HOST_PREFIX abiHostKind = 2
+)
+
+type abiHttp struct {
+	_        structs.HostLayout
+	Flags    uint32
+	Star     uint32
+	Any      uint32
+	All      uint32
+	Pad      uint32
+	_        [4]byte
+	Suffixes [4]uint64
+	Prefixes [4]uint64
+}
+
 type abiKind uint32
 
 const (
@@ -55,6 +235,67 @@ const (
 	abiKindKM_KIND_BLACKHOLE   abiKind = 2
 	abiKindKM_KIND_REFUSED     abiKind = 3
 )
+
+type abiLeg struct {
+	_        structs.HostLayout
+	Addr     [4]uint32
+	Port     uint16
+	LegPort  uint16
+	State    uint8
+	Scale    uint8
+	Flags    uint8
+	Tries    uint8
+	Dc       uint32
+	Ds       uint32
+	Una      uint32
+	Sent     uint32
+	Nxt      uint32
+	Tsval    uint32
+	Cluster  uint32
+	Endpoint uint32
+	Requests uint32
+	Since    uint32
+	Mss      uint16
+	Window   uint16
+	Mac      [6]uint8
+	Pad      [2]uint8
+}
+
+type abiLegKey struct {
+	_        structs.HostLayout
+	Pod      uint64
+	Endpoint [4]uint32
+	Port     uint16
+	LegPort  uint16
+	Family   uint32
+}
+
+type abiLegRef struct {
+	_          structs.HostLayout
+	Slot       uint32
+	Generation uint32
+	Leg        uint32
+}
+
+type abiLegState uint32
+
+const (
+	abiLegStateKM_LEG_NONE abiLegState = 0
+	abiLegStateKM_LEG_SYN  abiLegState = 1
+	abiLegStateKM_LEG_OPEN abiLegState = 2
+	abiLegStateKM_LEG_DEAD abiLegState = 3
+)
+
+type abiLimits struct {
+	_        structs.HostLayout
+	Flows    uint32
+	Holds    uint32
+	Quota    uint32
+	Poison   uint32
+	NextFlow uint32
+	NextHold uint32
+	Hand     uint32
+}
 
 type abiName struct {
 	_     structs.HostLayout
@@ -71,6 +312,27 @@ const (
 	abiNameKindKM_NAME_SERVICE abiNameKind = 1
 	abiNameKindKM_NAME_CLUSTER abiNameKind = 2
 	abiNameKindKM_NAME_SCOPE   abiNameKind = 3
+	abiNameKindKM_NAME_ROUTE   abiNameKind = 4
+	abiNameKindKM_NAME_VHOST   abiNameKind = 5
+)
+
+type abiPart struct {
+	_    structs.HostLayout
+	Kind uint16
+	From uint16
+	Len  uint16
+}
+
+type abiPartKind uint32
+
+const (
+	abiPartKindKM_PART_TEXT      abiPartKind = 0
+	abiPartKindKM_PART_HOST      abiPartKind = 1
+	abiPartKindKM_PART_AUTHORITY abiPartKind = 2
+	abiPartKindKM_PART_PATH      abiPartKind = 3
+	abiPartKindKM_PART_QUERY     abiPartKind = 4
+	abiPartKindKM_PART_BODY      abiPartKind = 5
+	abiPartKindKM_PART_NOT_80    abiPartKind = 6
 )
 
 type abiPhase uint32
@@ -79,6 +341,21 @@ const (
 	abiPhaseKM_PHASE_NONE   abiPhase = 0
 	abiPhaseKM_PHASE_LOADED abiPhase = 1
 	abiPhaseKM_PHASE_LIVE   abiPhase = 2
+)
+
+type abiPin uint32
+
+const (
+	abiPinKM_PIN_NONE         abiPin = 0
+	abiPinKM_PIN_TLS          abiPin = 1
+	abiPinKM_PIN_H2           abiPin = 2
+	abiPinKM_PIN_OPAQUE       abiPin = 3
+	abiPinKM_PIN_CONNECT      abiPin = 4
+	abiPinKM_PIN_SERVER_FIRST abiPin = 5
+	abiPinKM_PIN_UPGRADED     abiPin = 6
+	abiPinKM_PIN_MALFORMED    abiPin = 7
+	abiPinKM_PIN_UNTIL_CLOSE  abiPin = 8
+	abiPinKM_PIN_LOST         abiPin = 9
 )
 
 type abiPod struct {
@@ -123,6 +400,59 @@ type abiRefusalKey struct {
 	Reason  uint32
 }
 
+type abiReply struct {
+	_       structs.HostLayout
+	Status  uint16
+	N_parts uint16
+	Parts   [8]abiPart
+	Text    [4864]uint8
+}
+
+type abiRequestKey struct {
+	_       structs.HostLayout
+	Pod     uint64
+	Service uint32
+	Cluster uint32
+	Route   uint32
+	Status  uint16
+	Flags   uint16
+}
+
+type abiRequestStats struct {
+	_        structs.HostLayout
+	Count    uint64
+	Duration uint64
+	Buckets  [20]uint64
+}
+
+type abiRoute struct {
+	_           structs.HostLayout
+	Id          uint32
+	Kind        uint8
+	Hash        uint8
+	HashLen     uint8
+	Pad         uint8
+	Reply       uint32
+	Shares      uint32
+	N_shares    uint32
+	Total       uint32
+	Fraction    uint32
+	Abort       uint32
+	AbortReply  uint32
+	Never       uint8
+	AbortAlways uint8
+	Pad2        [2]uint8
+	HashName    [40]uint8
+}
+
+type abiRouteKind uint32
+
+const (
+	abiRouteKindKM_ROUTE_FORWARD     abiRouteKind = 0
+	abiRouteKindKM_ROUTE_REPLY       abiRouteKind = 1
+	abiRouteKindKM_ROUTE_UNSUPPORTED abiRouteKind = 2
+)
+
 type abiService struct {
 	_      structs.HostLayout
 	N      uint32
@@ -136,6 +466,11 @@ type abiShare struct {
 	_       structs.HostLayout
 	Cluster uint32
 	Weight  uint32
+}
+
+type abiSlab struct {
+	_     structs.HostLayout
+	Bytes [4194304]uint8
 }
 
 type abiSlot struct {
@@ -165,6 +500,7 @@ type abiStamp struct {
 	Service         uint32
 	Cluster         uint32
 	Endpoint        uint32
+	Flow            abiFlowRef
 	Pad             uint32
 	_               [4]byte
 	SettledSent     uint64
@@ -196,6 +532,33 @@ type abiStatsKey struct {
 	Cluster uint32
 }
 
+type abiTombstone struct {
+	_     structs.HostLayout
+	Seq   uint32
+	Tsval uint32
+	At    uint32
+}
+
+type abiTrace struct {
+	_          structs.HostLayout
+	At         uint64
+	Slot       uint32
+	Generation uint32
+	Egress     uint8
+	Leg        uint8
+	Verdict    uint8
+	TcpFlags   uint8
+	State      uint8
+	Pin        uint8
+	Window     uint16
+	Seq        uint32
+	Ack        uint32
+	NewSeq     uint32
+	NewAck     uint32
+	Len        uint32
+	Pad        uint32
+}
+
 type abiUdpPeers struct {
 	_     structs.HostLayout
 	Next  uint32
@@ -213,30 +576,83 @@ type abiUdpPeers struct {
 	}
 }
 
+type abiVerdict uint32
+
+const (
+	abiVerdictKM_VERDICT_PASS    abiVerdict = 0
+	abiVerdictKM_VERDICT_FORWARD abiVerdict = 1
+	abiVerdictKM_VERDICT_SWALLOW abiVerdict = 2
+	abiVerdictKM_VERDICT_BOUNCE  abiVerdict = 3
+	abiVerdictKM_VERDICT_CRAFT   abiVerdict = 4
+	abiVerdictKM_VERDICT_DROP    abiVerdict = 5
+)
+
+type abiVhost struct {
+	_          structs.HostLayout
+	Slab       uint32
+	Program    uint32
+	Generation uint32
+	N_routes   uint32
+	Routes     uint32
+	Pad        uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	abiMapKmActive         = "km_active"
 	abiMapKmClusters       = "km_clusters"
+	abiMapKmEnded          = "km_ended"
 	abiMapKmEndpoints      = "km_endpoints"
+	abiMapKmEvents         = "km_events"
+	abiMapKmFlows          = "km_flows"
+	abiMapKmFreeHolds      = "km_free_holds"
 	abiMapKmFrontends      = "km_frontends"
+	abiMapKmGuesses        = "km_guesses"
+	abiMapKmHolds          = "km_holds"
+	abiMapKmHosts          = "km_hosts"
+	abiMapKmHttp           = "km_http"
+	abiMapKmLegs           = "km_legs"
+	abiMapKmLimits         = "km_limits"
+	abiMapKmMarks          = "km_marks"
 	abiMapKmNames          = "km_names"
 	abiMapKmPods           = "km_pods"
 	abiMapKmPrefixes       = "km_prefixes"
+	abiMapKmQuotas         = "km_quotas"
 	abiMapKmRefusals       = "km_refusals"
+	abiMapKmReplies        = "km_replies"
+	abiMapKmRequests       = "km_requests"
+	abiMapKmRoutes         = "km_routes"
 	abiMapKmServices       = "km_services"
+	abiMapKmShares         = "km_shares"
+	abiMapKmSlabs          = "km_slabs"
 	abiMapKmSlots          = "km_slots"
 	abiMapKmStamps         = "km_stamps"
 	abiMapKmState          = "km_state"
 	abiMapKmStats          = "km_stats"
+	abiMapKmTombstones     = "km_tombstones"
+	abiMapKmTrace          = "km_trace"
+	abiMapKmTuples         = "km_tuples"
 	abiMapKmUdpPeers       = "km_udp_peers"
+	abiMapKmVhosts         = "km_vhosts"
+	abiVarKeepEvent        = "keep_event"
+	abiVarKeepFlowState    = "keep_flow_state"
+	abiVarKeepFrameKind    = "keep_frame_kind"
+	abiVarKeepHashKind     = "keep_hash_kind"
+	abiVarKeepHostKind     = "keep_host_kind"
 	abiVarKeepKind         = "keep_kind"
+	abiVarKeepLegState     = "keep_leg_state"
 	abiVarKeepNameKind     = "keep_name_kind"
+	abiVarKeepPartKind     = "keep_part_kind"
 	abiVarKeepPhase        = "keep_phase"
+	abiVarKeepPin          = "keep_pin"
 	abiVarKeepPolicy       = "keep_policy"
 	abiVarKeepReason       = "keep_reason"
+	abiVarKeepRouteKind    = "keep_route_kind"
 	abiVarKeepSocketRecord = "keep_socket_record"
+	abiVarKeepTrace        = "keep_trace"
+	abiVarKeepVerdict      = "keep_verdict"
 )
 
 // loadAbi returns the embedded CollectionSpec for abi.
@@ -287,32 +703,64 @@ type abiProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type abiMapSpecs struct {
-	KmActive    *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters  *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmNames     *ebpf.MapSpec `ebpf:"km_names"`
-	KmPods      *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmServices  *ebpf.MapSpec `ebpf:"km_services"`
-	KmSlots     *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps    *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState     *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats     *ebpf.MapSpec `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmActive     *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters   *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmEnded      *ebpf.MapSpec `ebpf:"km_ended"`
+	KmEndpoints  *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmEvents     *ebpf.MapSpec `ebpf:"km_events"`
+	KmFlows      *ebpf.MapSpec `ebpf:"km_flows"`
+	KmFreeHolds  *ebpf.MapSpec `ebpf:"km_free_holds"`
+	KmFrontends  *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmGuesses    *ebpf.MapSpec `ebpf:"km_guesses"`
+	KmHolds      *ebpf.MapSpec `ebpf:"km_holds"`
+	KmHosts      *ebpf.MapSpec `ebpf:"km_hosts"`
+	KmHttp       *ebpf.MapSpec `ebpf:"km_http"`
+	KmLegs       *ebpf.MapSpec `ebpf:"km_legs"`
+	KmLimits     *ebpf.MapSpec `ebpf:"km_limits"`
+	KmMarks      *ebpf.MapSpec `ebpf:"km_marks"`
+	KmNames      *ebpf.MapSpec `ebpf:"km_names"`
+	KmPods       *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes   *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmQuotas     *ebpf.MapSpec `ebpf:"km_quotas"`
+	KmRefusals   *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmReplies    *ebpf.MapSpec `ebpf:"km_replies"`
+	KmRequests   *ebpf.MapSpec `ebpf:"km_requests"`
+	KmRoutes     *ebpf.MapSpec `ebpf:"km_routes"`
+	KmServices   *ebpf.MapSpec `ebpf:"km_services"`
+	KmShares     *ebpf.MapSpec `ebpf:"km_shares"`
+	KmSlabs      *ebpf.MapSpec `ebpf:"km_slabs"`
+	KmSlots      *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps     *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState      *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats      *ebpf.MapSpec `ebpf:"km_stats"`
+	KmTombstones *ebpf.MapSpec `ebpf:"km_tombstones"`
+	KmTrace      *ebpf.MapSpec `ebpf:"km_trace"`
+	KmTuples     *ebpf.MapSpec `ebpf:"km_tuples"`
+	KmUdpPeers   *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmVhosts     *ebpf.MapSpec `ebpf:"km_vhosts"`
 }
 
 // abiVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type abiVariableSpecs struct {
+	KeepEvent        *ebpf.VariableSpec `ebpf:"keep_event"`
+	KeepFlowState    *ebpf.VariableSpec `ebpf:"keep_flow_state"`
+	KeepFrameKind    *ebpf.VariableSpec `ebpf:"keep_frame_kind"`
+	KeepHashKind     *ebpf.VariableSpec `ebpf:"keep_hash_kind"`
+	KeepHostKind     *ebpf.VariableSpec `ebpf:"keep_host_kind"`
 	KeepKind         *ebpf.VariableSpec `ebpf:"keep_kind"`
+	KeepLegState     *ebpf.VariableSpec `ebpf:"keep_leg_state"`
 	KeepNameKind     *ebpf.VariableSpec `ebpf:"keep_name_kind"`
+	KeepPartKind     *ebpf.VariableSpec `ebpf:"keep_part_kind"`
 	KeepPhase        *ebpf.VariableSpec `ebpf:"keep_phase"`
+	KeepPin          *ebpf.VariableSpec `ebpf:"keep_pin"`
 	KeepPolicy       *ebpf.VariableSpec `ebpf:"keep_policy"`
 	KeepReason       *ebpf.VariableSpec `ebpf:"keep_reason"`
+	KeepRouteKind    *ebpf.VariableSpec `ebpf:"keep_route_kind"`
 	KeepSocketRecord *ebpf.VariableSpec `ebpf:"keep_socket_record"`
+	KeepTrace        *ebpf.VariableSpec `ebpf:"keep_trace"`
+	KeepVerdict      *ebpf.VariableSpec `ebpf:"keep_verdict"`
 }
 
 // abiObjects contains all objects after they have been loaded into the kernel.
@@ -335,38 +783,80 @@ func (o *abiObjects) Close() error {
 //
 // It can be passed to loadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type abiMaps struct {
-	KmActive    *ebpf.Map `ebpf:"km_active"`
-	KmClusters  *ebpf.Map `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.Map `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.Map `ebpf:"km_frontends"`
-	KmNames     *ebpf.Map `ebpf:"km_names"`
-	KmPods      *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.Map `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.Map `ebpf:"km_refusals"`
-	KmServices  *ebpf.Map `ebpf:"km_services"`
-	KmSlots     *ebpf.Map `ebpf:"km_slots"`
-	KmStamps    *ebpf.Map `ebpf:"km_stamps"`
-	KmState     *ebpf.Map `ebpf:"km_state"`
-	KmStats     *ebpf.Map `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.Map `ebpf:"km_udp_peers"`
+	KmActive     *ebpf.Map `ebpf:"km_active"`
+	KmClusters   *ebpf.Map `ebpf:"km_clusters"`
+	KmEnded      *ebpf.Map `ebpf:"km_ended"`
+	KmEndpoints  *ebpf.Map `ebpf:"km_endpoints"`
+	KmEvents     *ebpf.Map `ebpf:"km_events"`
+	KmFlows      *ebpf.Map `ebpf:"km_flows"`
+	KmFreeHolds  *ebpf.Map `ebpf:"km_free_holds"`
+	KmFrontends  *ebpf.Map `ebpf:"km_frontends"`
+	KmGuesses    *ebpf.Map `ebpf:"km_guesses"`
+	KmHolds      *ebpf.Map `ebpf:"km_holds"`
+	KmHosts      *ebpf.Map `ebpf:"km_hosts"`
+	KmHttp       *ebpf.Map `ebpf:"km_http"`
+	KmLegs       *ebpf.Map `ebpf:"km_legs"`
+	KmLimits     *ebpf.Map `ebpf:"km_limits"`
+	KmMarks      *ebpf.Map `ebpf:"km_marks"`
+	KmNames      *ebpf.Map `ebpf:"km_names"`
+	KmPods       *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes   *ebpf.Map `ebpf:"km_prefixes"`
+	KmQuotas     *ebpf.Map `ebpf:"km_quotas"`
+	KmRefusals   *ebpf.Map `ebpf:"km_refusals"`
+	KmReplies    *ebpf.Map `ebpf:"km_replies"`
+	KmRequests   *ebpf.Map `ebpf:"km_requests"`
+	KmRoutes     *ebpf.Map `ebpf:"km_routes"`
+	KmServices   *ebpf.Map `ebpf:"km_services"`
+	KmShares     *ebpf.Map `ebpf:"km_shares"`
+	KmSlabs      *ebpf.Map `ebpf:"km_slabs"`
+	KmSlots      *ebpf.Map `ebpf:"km_slots"`
+	KmStamps     *ebpf.Map `ebpf:"km_stamps"`
+	KmState      *ebpf.Map `ebpf:"km_state"`
+	KmStats      *ebpf.Map `ebpf:"km_stats"`
+	KmTombstones *ebpf.Map `ebpf:"km_tombstones"`
+	KmTrace      *ebpf.Map `ebpf:"km_trace"`
+	KmTuples     *ebpf.Map `ebpf:"km_tuples"`
+	KmUdpPeers   *ebpf.Map `ebpf:"km_udp_peers"`
+	KmVhosts     *ebpf.Map `ebpf:"km_vhosts"`
 }
 
 func (m *abiMaps) Close() error {
 	return _AbiClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmEnded,
 		m.KmEndpoints,
+		m.KmEvents,
+		m.KmFlows,
+		m.KmFreeHolds,
 		m.KmFrontends,
+		m.KmGuesses,
+		m.KmHolds,
+		m.KmHosts,
+		m.KmHttp,
+		m.KmLegs,
+		m.KmLimits,
+		m.KmMarks,
 		m.KmNames,
 		m.KmPods,
 		m.KmPrefixes,
+		m.KmQuotas,
 		m.KmRefusals,
+		m.KmReplies,
+		m.KmRequests,
+		m.KmRoutes,
 		m.KmServices,
+		m.KmShares,
+		m.KmSlabs,
 		m.KmSlots,
 		m.KmStamps,
 		m.KmState,
 		m.KmStats,
+		m.KmTombstones,
+		m.KmTrace,
+		m.KmTuples,
 		m.KmUdpPeers,
+		m.KmVhosts,
 	)
 }
 
@@ -374,12 +864,23 @@ func (m *abiMaps) Close() error {
 //
 // It can be passed to loadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type abiVariables struct {
+	KeepEvent        *ebpf.Variable `ebpf:"keep_event"`
+	KeepFlowState    *ebpf.Variable `ebpf:"keep_flow_state"`
+	KeepFrameKind    *ebpf.Variable `ebpf:"keep_frame_kind"`
+	KeepHashKind     *ebpf.Variable `ebpf:"keep_hash_kind"`
+	KeepHostKind     *ebpf.Variable `ebpf:"keep_host_kind"`
 	KeepKind         *ebpf.Variable `ebpf:"keep_kind"`
+	KeepLegState     *ebpf.Variable `ebpf:"keep_leg_state"`
 	KeepNameKind     *ebpf.Variable `ebpf:"keep_name_kind"`
+	KeepPartKind     *ebpf.Variable `ebpf:"keep_part_kind"`
 	KeepPhase        *ebpf.Variable `ebpf:"keep_phase"`
+	KeepPin          *ebpf.Variable `ebpf:"keep_pin"`
 	KeepPolicy       *ebpf.Variable `ebpf:"keep_policy"`
 	KeepReason       *ebpf.Variable `ebpf:"keep_reason"`
+	KeepRouteKind    *ebpf.Variable `ebpf:"keep_route_kind"`
 	KeepSocketRecord *ebpf.Variable `ebpf:"keep_socket_record"`
+	KeepTrace        *ebpf.Variable `ebpf:"keep_trace"`
+	KeepVerdict      *ebpf.Variable `ebpf:"keep_verdict"`
 }
 
 // abiPrograms contains all programs after they have been loaded into the kernel.

@@ -24,7 +24,7 @@ static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx, struc
 	d = decide(dst, pod, c);
 	if (d == DECISION_REFUSE)
 		return d; /* a UDP socket stays connected where it was */
-	if (d != DECISION_REWRITE) {
+	if (d == DECISION_PASS) {
 		bpf_sk_storage_delete(&km_stamps, ctx->sk);
 		return d;
 	}
@@ -33,7 +33,8 @@ static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx, struc
 		__builtin_memcpy(stamp->addr, dst->addr, sizeof(stamp->addr));
 		stamp->port = dst->port;
 		stamp->family = dst->family;
-		stamp->flags = 0;
+		stamp->flags = d == DECISION_ROUTE ? KM_STAMP_HTTP : 0;
+		stamp->flow.generation = 0;
 		stamp->service = c->service;
 		stamp->cluster = c->cluster;
 		stamp->endpoint = c->endpoint;

@@ -22,6 +22,7 @@ enum decision {
 	DECISION_PASS,    /* not ours, or meant to pass: leave it alone */
 	DECISION_REWRITE, /* to the chosen endpoint */
 	DECISION_REFUSE,  /* counted; answer ECONNREFUSED */
+	DECISION_ROUTE,   /* by request, on the pod's interface */
 };
 
 struct choice {
@@ -31,6 +32,11 @@ struct choice {
 	__be32 addr[4];
 	__be16 port;
 };
+
+static __always_inline bool same_addr(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
 
 /* MPTCP sockets show their own protocol number; what they carry is TCP. */
 static __always_inline __u8 governed_proto(__u32 protocol)
@@ -120,28 +126,37 @@ static __always_inline struct slot *least_loaded(const struct extent *table)
 	return active_of(b->endpoint) * a->weight < active_of(a->endpoint) * b->weight ? b : a;
 }
 
-/* Bob Jenkins' one-at-a-time over the words of the pod's address. */
-static __always_inline __u32 hash_source(const struct pod *pod, __u8 family)
+/* Bob Jenkins' one-at-a-time, byte by byte. */
+static __always_inline __u32 hash_byte(__u32 h, __u8 byte)
 {
-	__u32 h = 0;
+	h += byte;
+	h += h << 10;
+	return h ^ h >> 6;
+}
 
-	for (int i = 0; i < 4; i++) {
-		__u32 w = family == 4 ? (i ? 0 : pod->ip4) : pod->ip6[i];
-
-		for (int k = 0; k < 4; k++) {
-			h += (w >> (8 * k)) & 0xff;
-			h += h << 10;
-			h ^= h >> 6;
-		}
-	}
+static __always_inline __u32 hash_end(__u32 h)
+{
 	h += h << 3;
 	h ^= h >> 11;
 	return h + (h << 15);
 }
 
+static __always_inline __u32 hash_addr(const __be32 *addr, __u8 family)
+{
+	__u32 h = 0;
+
+	for (int i = 0; i < 4; i++) {
+		__u32 w = family == 4 && i ? 0 : addr[i];
+
+		for (int k = 0; k < 4; k++)
+			h = hash_byte(h, w >> (8 * k));
+	}
+	return hash_end(h);
+}
+
+/* hash is the key of maglev. */
 static __always_inline __u32 choose_endpoint(struct cluster *cl, const struct extent *table,
-					     const struct service *svc, const struct pod *pod,
-					     __u8 family)
+					     __u32 hash)
 {
 	struct slot *s = NULL;
 
@@ -153,15 +168,26 @@ static __always_inline __u32 choose_endpoint(struct cluster *cl, const struct ex
 		s = least_loaded(table);
 		break;
 	case KM_POLICY_MAGLEV:
-		if (pod && (svc->flags & KM_SERVICE_HASH_SOURCE))
-			s = slot_at(table, hash_source(pod, family) % table->n);
-		else
-			s = slot_at(table, draw(table->n));
+		s = slot_at(table, hash % table->n);
 		break;
 	default:
 		s = draw_slot(table);
 	}
 	return s ? s->endpoint : 0;
+}
+
+/* What maglev indexes for a connection: the pod's address, or by chance as Envoy does. */
+static __always_inline __u32 hash_source(const struct service *svc, const struct pod *pod,
+					 __u8 family)
+{
+	if (!pod || !(svc->flags & KM_SERVICE_HASH_SOURCE))
+		return bpf_get_prandom_u32();
+	if (family == 4) {
+		__be32 addr[4] = {pod->ip4};
+
+		return hash_addr(addr, 4);
+	}
+	return hash_addr(pod->ip6, 6);
 }
 
 static __always_inline enum decision refuse(__u32 service, __u32 reason)
@@ -186,6 +212,8 @@ static __always_inline enum decision decide(struct frontend_key *dst, const stru
 	svc = bpf_map_lookup_elem(&km_services, &out->service);
 	if (!svc)
 		return refuse(out->service, KM_REASON_INCOMPLETE);
+	if (svc->flags & KM_SERVICE_HTTP && dst->proto == IPPROTO_TCP)
+		return DECISION_ROUTE;
 	out->cluster = draw_cluster(svc);
 	cl = bpf_map_lookup_elem(&km_clusters, &out->cluster);
 	if (!cl)
@@ -207,7 +235,7 @@ static __always_inline enum decision decide(struct frontend_key *dst, const stru
 	other = dst->family == 4 ? cl->v6 : cl->v4;
 	if (!table.n)
 		return refuse(out->service, other.n ? KM_REASON_NO_FAMILY : KM_REASON_NO_ENDPOINT);
-	out->endpoint = choose_endpoint(cl, &table, svc, pod, dst->family);
+	out->endpoint = choose_endpoint(cl, &table, hash_source(svc, pod, dst->family));
 	ep = bpf_map_lookup_elem(&km_endpoints, &out->endpoint);
 	if (!ep)
 		return refuse(out->service, KM_REASON_INCOMPLETE);

@@ -14,7 +14,7 @@ import (
 )
 
 // ABI is the number of the layout that abi.h describes.
-const ABI = 1
+const ABI = 2
 
 // DefaultBPFFS is where Kmesh pins unless it is told otherwise.
 const DefaultBPFFS = "/sys/fs/bpf/kmesh"

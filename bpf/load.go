@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -21,7 +22,16 @@ type LoadOptions struct {
 	// MaxEntries overrides the sizes of maps.h by map name. It has an effect only
 	// on maps that are not pinned yet.
 	MaxEntries map[string]uint32
+	// FlowsPerPod is the most HTTP connections that one pod may have open;
+	// DefaultFlowsPerPod if 0. It has an effect only on maps that are not pinned yet.
+	FlowsPerPod uint32
+	// PoisonHolds overwrites held bytes when they are given up, for tests: a later
+	// reader sees them. It has an effect only on maps that are not pinned yet.
+	PoisonHolds bool
 }
+
+// DefaultFlowsPerPod bounds what one pod can take of km_flows.
+const DefaultFlowsPerPod = 16384
 
 // Runtime is the loaded kernel half: the pinned maps and programs, opened.
 type Runtime struct {
@@ -39,16 +49,25 @@ type Runtime struct {
 	Refusals  *ebpf.Map // RefusalKey -> count
 	Names     *ebpf.Map // id -> Name
 
+	HTTP     *ebpf.Map // service id -> HTTP
+	Guesses  *ebpf.Map // FrontendKey -> cluster id
+	Hosts    *ebpf.Map // HostKey -> virtual host id
+	VHosts   *ebpf.Map // id -> VHost; VHostResponse is the grammar of responses
+	Replies  *ebpf.Map // id -> Reply
+	Requests *ebpf.Map // RequestKey -> RequestStats
+	Events   *ebpf.Map // index -> count
+	Trace    *ebpf.Map // ring buffer of TraceRecord
+
 	// Replaced names the hooks whose pinned program was replaced by this load:
 	// links that still run the old one are to be updated.
 	Replaced []string
 	// Unsupported names features that this kernel lacks, with the reason.
 	Unsupported map[string]error
 
-	state *ebpf.Map
-	slots []byte // km_slots, mapped
-	maps  map[string]*ebpf.Map
-	progs map[string]*ebpf.Program
+	state  *ebpf.Map
+	memory map[string][]byte // of the maps in memoryMaps
+	maps   map[string]*ebpf.Map
+	progs  map[string]*ebpf.Program
 }
 
 // Load opens what is pinned, creates and pins what is not, and replaces pinned
@@ -62,6 +81,9 @@ func Load(opts LoadOptions) (_ *Runtime, err error) {
 	if opts.BPFFS == "" {
 		opts.BPFFS = DefaultBPFFS
 	}
+	if opts.FlowsPerPod == 0 {
+		opts.FlowsPerPod = DefaultFlowsPerPod
+	}
 	if err := CheckBPFFS(opts.BPFFS); err != nil {
 		return nil, err
 	}
@@ -74,6 +96,7 @@ func Load(opts LoadOptions) (_ *Runtime, err error) {
 		BPFFS:       opts.BPFFS,
 		Unsupported: make(map[string]error),
 		maps:        make(map[string]*ebpf.Map),
+		memory:      make(map[string][]byte),
 		progs:       make(map[string]*ebpf.Program),
 	}
 	defer func() {
@@ -84,7 +107,10 @@ func Load(opts LoadOptions) (_ *Runtime, err error) {
 	if err := r.loadMaps(opts.MaxEntries); err != nil {
 		return nil, err
 	}
-	if err := r.mapSlots(); err != nil {
+	if err := r.mapMemory(); err != nil {
+		return nil, err
+	}
+	if err := r.initLimits(opts.FlowsPerPod, opts.PoisonHolds); err != nil {
 		return nil, err
 	}
 	if err := r.loadPrograms(); err != nil {
@@ -117,6 +143,12 @@ func (r *Runtime) loadMaps(sizes map[string]uint32) error {
 		&r.Endpoints: "km_endpoints", &r.Active: "km_active", &r.Stats: "km_stats",
 		&r.Refusals: "km_refusals", &r.Names: "km_names",
 		new(*ebpf.Map): "km_pods", new(*ebpf.Map): "km_stamps", new(*ebpf.Map): "km_udp_peers",
+		&r.HTTP: "km_http", &r.Guesses: "km_guesses", &r.Hosts: "km_hosts", &r.VHosts: "km_vhosts",
+		&r.Replies: "km_replies", &r.Requests: "km_requests", &r.Events: "km_events", &r.Trace: "km_trace",
+		new(*ebpf.Map): "km_slabs", new(*ebpf.Map): "km_routes", new(*ebpf.Map): "km_shares",
+		new(*ebpf.Map): "km_limits", new(*ebpf.Map): "km_flows", new(*ebpf.Map): "km_tuples",
+		new(*ebpf.Map): "km_legs", new(*ebpf.Map): "km_tombstones", new(*ebpf.Map): "km_ended", new(*ebpf.Map): "km_quotas",
+		new(*ebpf.Map): "km_holds", new(*ebpf.Map): "km_free_holds", new(*ebpf.Map): "km_marks",
 	} {
 		spec := specs.Maps[name]
 		if spec == nil {
@@ -159,25 +191,71 @@ func openOrCreateMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// mapSlots maps km_slots into memory. The mapping is made by hand, and not by
-// Map.Memory, so that Close can end it: a mapping keeps the map alive.
-func (r *Runtime) mapSlots() error {
-	size := int(r.Slots.MaxEntries()) * int(r.Slots.ValueSize())
-	mem, err := unix.Mmap(r.Slots.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return fmt.Errorf("map km_slots: mmap: %w", err)
+// memoryMaps are read and written in place.
+var memoryMaps = []string{"km_slots", "km_slabs", "km_routes", "km_shares", "km_flows"}
+
+// mapMemory maps them. The mappings are made by hand, and not by Map.Memory, so that
+// Close can end them: a mapping keeps the map alive.
+func (r *Runtime) mapMemory() error {
+	for _, name := range memoryMaps {
+		m := r.maps[name]
+		page := os.Getpagesize()
+		size := (int(m.MaxEntries())*int(m.ValueSize()) + page - 1) / page * page
+		mem, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return fmt.Errorf("map %s: mmap: %w", name, err)
+		}
+		r.memory[name] = mem
 	}
-	r.slots = mem
 	return nil
 }
 
 // SlotMemory is the content of km_slots, to be read and written in place: one Slot
-// after the other. It is valid until Close.
-func (r *Runtime) SlotMemory() []byte { return r.slots }
+// after the other. It is valid until Close, as are the others.
+func (r *Runtime) SlotMemory() []byte { return r.memory["km_slots"] }
+
+// SlabMemory is the content of km_slabs: slabs of SlabSize bytes, one after the other.
+func (r *Runtime) SlabMemory() []byte { return r.memory["km_slabs"] }
+
+// Routes is the content of km_routes.
+func (r *Runtime) Routes() []Route { return inPlace[Route](r.memory["km_routes"]) }
+
+// Shares is the content of km_shares.
+func (r *Runtime) Shares() []Share { return inPlace[Share](r.memory["km_shares"]) }
+
+// Flows is the content of km_flows, which the programs write meanwhile.
+func (r *Runtime) Flows() []Flow { return inPlace[Flow](r.memory["km_flows"]) }
+
+func inPlace[T any](mem []byte) []T {
+	var t T
+	return unsafe.Slice((*T)(unsafe.Pointer(&mem[0])), len(mem)/int(unsafe.Sizeof(t)))
+}
+
+// initLimits tells the programs how much there is, once: what they count in the same
+// element lives as long as the maps.
+func (r *Runtime) initLimits(quota uint32, poison bool) error {
+	m := r.maps["km_limits"]
+	var l abiLimits
+	if err := m.Lookup(uint32(0), &l); err != nil {
+		return fmt.Errorf("map km_limits: %w", err)
+	}
+	if l.Flows != 0 {
+		return nil
+	}
+	l.Flows, l.Holds = r.maps["km_flows"].MaxEntries(), r.maps["km_holds"].MaxEntries()
+	l.Quota = quota
+	if poison {
+		l.Poison = 1
+	}
+	if err := m.Put(uint32(0), &l); err != nil {
+		return fmt.Errorf("map km_limits: %w", err)
+	}
+	return nil
+}
 
 // hookObjects are the objects whose programs are pinned, one per hook.
 var hookObjects = []func() (*ebpf.CollectionSpec, error){
-	loadConnect, loadSendmsg, loadRecvmsg, loadGetpeername, loadSockOps, loadTc,
+	loadConnect, loadSendmsg, loadRecvmsg, loadGetpeername, loadSockOps, loadTcIngress, loadTcEgress,
 }
 
 func (r *Runtime) loadPrograms() error {
@@ -239,7 +317,7 @@ func (r *Runtime) pinProgram(hook string, p *ebpf.Program) error {
 		return fmt.Errorf("program %s: %w", hook, err)
 	}
 	if err == nil {
-		same, err := sameProgram(old, p)
+		same, err := r.sameProgram(old, p)
 		if err != nil {
 			return errors.Join(fmt.Errorf("program %s: %w", hook, err), old.Close(), p.Close())
 		}
@@ -266,7 +344,9 @@ func (r *Runtime) pinProgram(hook string, p *ebpf.Program) error {
 	return nil
 }
 
-func sameProgram(a, b *ebpf.Program) (bool, error) {
+// sameProgram compares code and pinned maps. The kernel's tag leaves maps out, and a
+// program of maps that were unpinned is another; scratch is every load's own.
+func (r *Runtime) sameProgram(a, b *ebpf.Program) (bool, error) {
 	ai, err := a.Info()
 	if err != nil {
 		return false, err
@@ -278,12 +358,23 @@ func sameProgram(a, b *ebpf.Program) (bool, error) {
 	if ai.Tag != bi.Tag {
 		return false, nil
 	}
-	// The tag leaves the maps out: a program of maps that were unpinned is another.
-	am, _ := ai.MapIDs()
-	bm, _ := bi.MapIDs()
-	slices.Sort(am)
-	slices.Sort(bm)
-	return slices.Equal(am, bm), nil
+	pinned := make(map[ebpf.MapID]bool, len(r.maps))
+	for _, m := range r.maps {
+		info, err := m.Info()
+		if err != nil {
+			return false, err
+		}
+		if id, ok := info.ID(); ok {
+			pinned[id] = true
+		}
+	}
+	used := func(info *ebpf.ProgramInfo) []ebpf.MapID {
+		ids, _ := info.MapIDs()
+		ids = slices.DeleteFunc(ids, func(id ebpf.MapID) bool { return !pinned[id] })
+		slices.Sort(ids)
+		return ids
+	}
+	return slices.Equal(used(ai), used(bi)), nil
 }
 
 // Program returns the program of a hook.
@@ -301,16 +392,18 @@ func (r *Runtime) Map(name string) *ebpf.Map { return r.maps[name] }
 // MapNames returns the names of all maps that have a capacity to watch.
 func (r *Runtime) MapNames() []string {
 	return []string{"km_pods", "km_frontends", "km_prefixes", "km_services", "km_clusters",
-		"km_slots", "km_endpoints", "km_active", "km_stats", "km_refusals", "km_names"}
+		"km_slots", "km_endpoints", "km_active", "km_stats", "km_refusals", "km_names",
+		"km_http", "km_guesses", "km_hosts", "km_vhosts", "km_replies", "km_tuples", "km_legs",
+		"km_quotas", "km_requests"}
 }
 
 // Close releases the handles; everything pinned stays.
 func (r *Runtime) Close() error {
 	var errs []error
-	if r.slots != nil {
-		errs = append(errs, unix.Munmap(r.slots))
-		r.slots = nil
+	for _, mem := range r.memory {
+		errs = append(errs, unix.Munmap(mem))
 	}
+	clear(r.memory)
 	for _, m := range r.maps {
 		errs = append(errs, m.Close())
 	}

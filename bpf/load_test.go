@@ -114,8 +114,8 @@ func TestProgramsOfLostMapsAreReplaced(t *testing.T) {
 	}
 	rt := mustLoad(t, dir)
 	defer rt.Close()
-	if len(rt.Replaced) != len(CgroupHooks) { // the TC programs use no map
-		t.Errorf("replaced %v, want all of %d", rt.Replaced, len(CgroupHooks))
+	if want := len(CgroupHooks) + len(TCHooks); len(rt.Replaced) != want {
+		t.Errorf("replaced %v, want all of %d", rt.Replaced, want)
 	}
 }
 

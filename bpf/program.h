@@ -36,6 +36,9 @@ enum head_kind {
 /* The rules that the machine itself fires, by their number in automaton.Rules. */
 enum head_rule {
 	KM_RULE_OPAQUE_LAST = 4, /* the rules up to here pin */
+	KM_RULE_CONNECT = 4,
+	KM_RULE_VERSION_UNSUPPORTED = 13,
+	KM_RULE_TOO_MANY_FIELDS = 20,
 	KM_RULE_HEAD_TOO_LONG = 21,
 	KM_RULE_HOST_MISSING = 22,
 	KM_RULE_HOST_DIFFERS = 25,
@@ -45,6 +48,9 @@ enum head_rule {
 	KM_RULE_SWITCHING = 33,
 };
 
+#define KM_SPAN_METHOD 0
+#define KM_SPAN_PATH 1
+#define KM_SPAN_QUERY 2
 #define KM_SPAN_AUTHORITY 3
 #define KM_SPAN_HOST 4
 
@@ -210,6 +216,9 @@ struct list {
 
 #define KM_FLAG_MINOR1 (1 << 0)
 #define KM_FLAG_ABSOLUTE (1 << 1)
+#define KM_FLAG_HEAD (1 << 2)       /* the method is HEAD */
+#define KM_FLAG_CLOSE (1 << 3)      /* Connection: close */
+#define KM_FLAG_KEEP_ALIVE (1 << 4) /* Connection: keep-alive */
 
 /* One run of a machine over a piece of a head. */
 struct run {

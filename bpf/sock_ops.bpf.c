@@ -119,7 +119,7 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return 1;
 	stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
-	if (!stamp)
+	if (!stamp || stamp->flags & KM_STAMP_HTTP)
 		return 1;
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:

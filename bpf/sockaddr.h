@@ -76,9 +76,4 @@ static __always_inline int deny_refused(void)
 	return SOCKADDR_DENY;
 }
 
-static __always_inline bool same_addr(const __be32 *a, const __be32 *b)
-{
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
-}
-
 #endif

@@ -22,6 +22,21 @@ type (
 	Stats       = abiStats
 	RefusalKey  = abiRefusalKey
 	Socket      = abiSocketRecord
+
+	HTTP         = abiHttp
+	HostKey      = abiHostKey
+	VHost        = abiVhost
+	Route        = abiRoute
+	Reply        = abiReply
+	Part         = abiPart
+	Flow         = abiFlow
+	FlowKey      = abiFlowKey
+	FlowRef      = abiFlowRef
+	Leg          = abiLeg
+	LegKey       = abiLegKey
+	RequestKey   = abiRequestKey
+	RequestStats = abiRequestStats
+	TraceRecord  = abiTrace
 )
 
 // The kinds of cluster (abi.h, enum kind).
@@ -45,6 +60,12 @@ const (
 	NameService = uint8(abiNameKindKM_NAME_SERVICE)
 	NameCluster = uint8(abiNameKindKM_NAME_CLUSTER)
 	NameScope   = uint8(abiNameKindKM_NAME_SCOPE)
+)
+
+// The kinds of name that HTTP adds.
+const (
+	NameRoute = uint8(abiNameKindKM_NAME_ROUTE)
+	NameVHost = uint8(abiNameKindKM_NAME_VHOST)
 )
 
 // ServiceHashSource is the flag of a service whose maglev clusters are indexed by

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -302,7 +301,7 @@ func TestNotReady(t *testing.T) {
 		says  string
 	}{
 		{"loaded, not live", func(t *testing.T, n *node) { n.setState(bpf.PhaseLoaded) }, "no configuration yet"},
-		{"nothing loaded", func(t *testing.T, n *node) { removeAll(t, filepath.Join(n.bpffs, "v1")) }, "not loaded"},
+		{"nothing loaded", func(t *testing.T, n *node) { removeAll(t, bpf.Dir(n.bpffs)) }, "not loaded"},
 		{"a program is missing", func(t *testing.T, n *node) { removeAll(t, bpf.ProgPath(n.bpffs, "connect6")) }, "connect6"},
 		{"not a bpffs", func(t *testing.T, n *node) { n.opts.BPFFS = t.TempDir() }, "bpf filesystem"},
 		{"not a directory", func(t *testing.T, n *node) { n.opts.BPFFS = "/proc/version/kmesh" }, "bpf filesystem"},

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Outcome of an attempt to enrol.
@@ -59,19 +61,51 @@ func (n *Node) Record(_ context.Context, req Request, outcome Outcome, reason st
 	if err := os.MkdirAll(n.recordsDir(), 0o700); err != nil {
 		return fmt.Errorf("record of %s: %w", req.Attachment, err)
 	}
-	// Renamed into place, so that a reader never sees half of one.
-	tmp, err := os.CreateTemp(n.recordsDir(), ".record-*")
+	// Renamed into place, so that a reader never sees half of one. Locked until then, so
+	// that a sweep knows one whose writer was killed.
+	tmp, err := os.CreateTemp(n.recordsDir(), unfinishedRecord)
 	if err != nil {
 		return fmt.Errorf("record of %s: %w", req.Attachment, err)
 	}
-	_, err = tmp.Write(append(data, '\n'))
-	if err = errors.Join(err, tmp.Close()); err == nil {
+	err = unix.Flock(int(tmp.Fd()), unix.LOCK_EX)
+	if err == nil {
+		_, err = tmp.Write(append(data, '\n'))
+	}
+	if err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
+	err = errors.Join(err, tmp.Close())
 	if err != nil {
 		return errors.Join(fmt.Errorf("record of %s: %w", req.Attachment, err), remove(tmp.Name()))
 	}
 	return nil
+}
+
+// unfinishedRecord is the pattern of records that are being written.
+const unfinishedRecord = ".record-*"
+
+// justMade is the age under which an unfinished record may not be locked yet.
+const justMade = time.Second
+
+// sweepUnfinished removes what writers that were killed left.
+func (n *Node) sweepUnfinished() error {
+	left, err := filepath.Glob(filepath.Join(n.recordsDir(), unfinishedRecord))
+	if err != nil {
+		return fmt.Errorf("sweep records: %w", err)
+	}
+	var errs []error
+	for _, path := range left {
+		f, err := os.Open(path)
+		if err != nil {
+			continue // finished meanwhile
+		}
+		st, err := f.Stat()
+		if err == nil && time.Since(st.ModTime()) > justMade && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			errs = append(errs, remove(path))
+		}
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (n *Node) record(a Attachment) (Record, error) {
@@ -125,6 +159,9 @@ func (n *Node) Records(context.Context) ([]Record, error) {
 func (n *Node) sweepRecords(ctx context.Context) error {
 	records, err := n.Records(ctx)
 	if err != nil {
+		return err
+	}
+	if err := n.sweepUnfinished(); err != nil {
 		return err
 	}
 	for _, r := range records {

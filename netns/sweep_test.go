@@ -291,7 +291,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	}
 	n.wantLinks(0, 0)
 	left, err := os.ReadDir(n.bpffs)
-	if err != nil || len(left) != 1 || left[0].Name() != "v1" {
+	if err != nil || len(left) != 1 || left[0].Name() != filepath.Base(bpf.Dir("/")) {
 		t.Errorf("bpffs has %v, %v", left, err)
 	}
 	if k := n.podsMap(); k != 0 {

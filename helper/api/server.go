@@ -30,6 +30,8 @@ type Source interface {
 	Status(ctx context.Context) (*apiv1.StatusResponse, error)
 	Pods(ctx context.Context) (*apiv1.PodsResponse, error)
 	Services(ctx context.Context) (*apiv1.ServicesResponse, error)
+	Flows(ctx context.Context, req *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error)
+	Routes(ctx context.Context, req *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error)
 }
 
 // Options of Listen.
@@ -39,6 +41,9 @@ type Options struct {
 	Socket string
 	// Source has the answers.
 	Source Source
+	// Requests has those that follow requests and packets; nil: such questions are
+	// not known.
+	Requests Requests
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -70,7 +75,7 @@ func Listen(opts Options) (*Server, error) {
 			s.log.Warn("api: refused a caller of another user", "uid", uid, "pid", pid)
 		},
 	}))
-	apiv1.RegisterKmeshServer(s.grpc, service{source: opts.Source})
+	apiv1.RegisterKmeshServer(s.grpc, service{source: opts.Source, requests: opts.Requests})
 	return s, nil
 }
 
@@ -102,7 +107,8 @@ func (s *Server) Close() {
 // service adapts a Source to the generated interface.
 type service struct {
 	apiv1.UnimplementedKmeshServer
-	source Source
+	source   Source
+	requests Requests
 }
 
 func (s service) Status(ctx context.Context, _ *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
@@ -117,8 +123,16 @@ func (s service) Services(ctx context.Context, _ *apiv1.ServicesRequest) (*apiv1
 	return answer(s.source.Services(ctx))
 }
 
+func (s service) Flows(ctx context.Context, req *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {
+	return answer(s.source.Flows(ctx, req))
+}
+
+func (s service) Routes(ctx context.Context, req *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error) {
+	return answer(s.source.Routes(ctx, req))
+}
+
 // answer gives an error the code that callers can tell apart: their own deadline
-// from a failure of the helper.
+// and their own mistake from a failure of the helper.
 func answer[T any](response *T, err error) (*T, error) {
 	switch {
 	case err == nil && response == nil:
@@ -127,6 +141,8 @@ func answer[T any](response *T, err error) (*T, error) {
 		return response, nil
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return nil, status.FromContextError(err).Err()
+	case status.Code(err) == codes.NotFound, status.Code(err) == codes.InvalidArgument:
+		return nil, err
 	default:
 		return nil, status.Error(codes.Internal, err.Error())
 	}

@@ -64,6 +64,12 @@ func (f fake) Pods(context.Context) (*apiv1.PodsResponse, error)     { return ni
 func (f fake) Services(context.Context) (*apiv1.ServicesResponse, error) {
 	return &apiv1.ServicesResponse{}, f.err
 }
+func (f fake) Routes(context.Context, *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error) {
+	return nil, f.err
+}
+func (f fake) Flows(context.Context, *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {
+	return nil, f.err
+}
 
 // start serves source on socket until the test ends, or until stop is called.
 func start(t *testing.T, socket string, source Source) (stop func()) {
@@ -170,6 +176,12 @@ func (s stuck) Status(ctx context.Context) (*apiv1.StatusResponse, error) {
 }
 func (stuck) Pods(context.Context) (*apiv1.PodsResponse, error)         { return nil, nil }
 func (stuck) Services(context.Context) (*apiv1.ServicesResponse, error) { return nil, nil }
+func (stuck) Routes(context.Context, *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error) {
+	return nil, nil
+}
+func (stuck) Flows(context.Context, *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {
+	return nil, nil
+}
 
 func TestStaleSocketIsReplaced(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")

@@ -67,6 +67,17 @@ type Stats struct {
 	Bytes      int
 }
 
+// SizeOf returns the length of the Program that b begins with, 0 if it is none.
+func SizeOf(b []byte) int {
+	if len(b) < headerSize || binary.LittleEndian.Uint32(b[hMagic:]) != magic {
+		return 0
+	}
+	if n := int(binary.LittleEndian.Uint32(b[hSize:])); n <= len(b) {
+		return n
+	}
+	return 0
+}
+
 func (p *Program) u32(at int) int { return int(binary.LittleEndian.Uint32(p.Bytes[at:])) }
 func (p *Program) u16(at int) int { return int(binary.LittleEndian.Uint16(p.Bytes[at:])) }
 func (p *Program) u8(at int) int  { return int(p.Bytes[at]) }

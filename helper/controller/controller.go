@@ -24,6 +24,7 @@ import (
 
 	"kmesh/bpf"
 	"kmesh/helper/api"
+	"kmesh/helper/installed"
 	"kmesh/helper/mesh"
 	"kmesh/helper/pods"
 	"kmesh/helper/probe"
@@ -71,6 +72,7 @@ type Controller struct {
 	source  xds.Source
 	store   *snapshot.Store
 	probe   *probe.Probe
+	tables  *installed.Tables
 
 	// last is the newest published snapshot of this run, nil before the first.
 	last  atomic.Pointer[mesh.Snapshot]
@@ -105,6 +107,9 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	c.node = netns.New(netns.Options{BPFFS: opts.BPFFS, RunDir: opts.RunDir})
 	if err := c.makeSource(); err != nil {
+		return err
+	}
+	if c.tables, err = installed.New(installed.Options{Runtime: c.rt, Pods: c.Pods}); err != nil {
 		return err
 	}
 	c.probe = probe.New(probe.Options{Counters: c.pub, Status: c, Version: opts.Version, Log: opts.Log})
@@ -188,7 +193,7 @@ func (c *Controller) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	socket, err := api.Listen(api.Options{Socket: filepath.Join(c.opts.RunDir, "helper.sock"), Source: c, Log: c.opts.Log})
+	socket, err := api.Listen(api.Options{Socket: filepath.Join(c.opts.RunDir, "helper.sock"), Source: c, Requests: c.tables, Log: c.opts.Log})
 	if err != nil {
 		web.Close()
 		return err
@@ -200,6 +205,7 @@ func (c *Controller) run(ctx context.Context) error {
 	g.Go(func() error { return c.source.Run(ctx, c.store) })
 	g.Go(func() error { return c.store.Run(ctx, c.publish) })
 	g.Go(func() error { return c.recount(ctx) })
+	g.Go(func() error { return c.forget(ctx) })
 	g.Go(func() error { return c.announce(ctx, web.Addr().String()) })
 	return g.Wait()
 }

@@ -36,6 +36,9 @@ func Location(rd *mesh.Redirect, match *mesh.PathMatch, r *head.Request) string 
 		query = "?" + r.Query
 	}
 	path := r.Path
+	if path == "*" { // OPTIONS of the server: it has no path
+		path = "/"
+	}
 	switch {
 	case rd.Path != "":
 		path = rd.Path

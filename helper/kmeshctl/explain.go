@@ -64,28 +64,39 @@ func explainCommand(opts *options, stdout, stderr io.Writer) *cobra.Command {
 	var dir, address string
 	var headers []string
 	cmd := &cobra.Command{
-		Use:   "explain --offline --config DIR METHOD URL [-H 'NAME: VALUE']...",
-		Short: "Show where a request goes by a directory of xDS files, and why",
-		Long: `Show where a request goes by a directory of xDS files, and why: which listener,
-virtual host, route and clusters it has, and for each earlier route the first
-condition that failed.
+		Use:   "explain POD METHOD URL [-H 'NAME: VALUE']...",
+		Short: "Show where a pod's request goes, and why; with --offline, by a directory of xDS files",
+		Long: `Show where a request of a pod (NAMESPACE/NAME) goes: which frontend, service,
+virtual host, route and clusters it has. The helper follows the tables that are in
+the kernel, in the kernel's order, and runs the same compiled conditions.
 
-The files are read as the helper reads them; no helper is asked. A host that is a
-name has no address here, so the listener follows from the port, and where several
-have it, from the host; --address says which address the client connects to.`,
+    kmeshctl explain --offline --config DIR METHOD URL [-H 'NAME: VALUE']...
+
+asks no helper: it reads xDS files as the helper reads them, and says for each
+earlier route the first condition that failed.
+
+A host that is a name has no address here, so the listener follows from the port,
+and where several have it, from the host; --address says which address the client
+connects to.`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 2 {
-				return usageError{fmt.Errorf("explain takes METHOD and URL, %d arguments are given", len(args))}
+			switch {
+			case isOffline && len(args) != 2:
+				return usageError{fmt.Errorf("explain --offline takes METHOD and URL, %d arguments are given", len(args))}
+			case !isOffline && len(args) != 3:
+				return usageError{fmt.Errorf("explain takes POD, METHOD and URL, %d arguments are given; with --offline --config DIR no POD", len(args))}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !isOffline || dir == "" {
-				return usageError{errors.New("explain reads files: give --offline --config DIR")}
+			if isOffline != (dir != "") {
+				return usageError{errors.New("to explain by files give --offline --config DIR, both")}
 			}
-			req, err := newRequest(args[0], args[1], headers, address)
+			req, err := newRequest(args[len(args)-2], args[len(args)-1], headers, address)
 			if err != nil {
 				return usageError{err}
+			}
+			if !isOffline {
+				return explainInstalled(cmd.Context(), opts, stdout, args[0], req)
 			}
 			cfg, err := load(cmd.Context(), dir)
 			if err != nil {

@@ -66,7 +66,9 @@ func TestExplainUsage(t *testing.T) {
 		code int
 		text string
 	}{
-		"online":       {[]string{"explain", "GET", "http://a/"}, exitUsage, "--offline --config"},
+		"no pod":       {[]string{"explain", "GET", "http://a/"}, exitUsage, "--offline --config"},
+		"both":         {[]string{"explain", "--config", meshDir, "shop/web", "GET", "http://a/"}, exitUsage, "both"},
+		"bad pod":      {[]string{"explain", "web", "GET", "http://a/"}, exitUsage, "NAMESPACE/NAME"},
 		"no directory": {[]string{"explain", "--offline", "--config", "testdata/none", "GET", "http://a/"}, exitError, "no such file"},
 		"empty":        {[]string{"explain", "--offline", "--config", t.TempDir(), "GET", "http://a:9080/"}, exitOK, ""},
 		"arguments":    {append(base, "GET"), exitUsage, "METHOD and URL"},

@@ -140,6 +140,9 @@ differs, 1 something does, 2 trouble.`,
 			func(ctx context.Context, c apiv1.KmeshClient) (*apiv1.ServicesResponse, error) {
 				return c.Services(ctx, &apiv1.ServicesRequest{}, grpc.MaxCallRecvMsgSize(maxAnswer))
 			}, servicesTable),
+		flowsCommand(&opts, stdout),
+		routesCommand(&opts, stdout),
+		traceCommand(&opts, stdout),
 		explainCommand(&opts, stdout, stderr),
 		diffCommand(&opts, stdout, stderr),
 		&cobra.Command{
@@ -169,23 +172,32 @@ func question[T proto.Message](
 	return &cobra.Command{
 		Use: name, Short: short, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			conn, err := dial(ctx, opts.socket)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			answer, err := ask(ctx, apiv1.NewKmeshClient(conn))
-			if err != nil {
-				return sentence(opts.socket, err)
-			}
-			if opts.output == "json" {
-				return printJSON(stdout, answer)
-			}
-			return table(stdout, answer)
+			return askHelper(cmd.Context(), opts, stdout, ask, table)
 		},
 	}
+}
+
+// askHelper asks one thing and prints the answer.
+func askHelper[T proto.Message](
+	ctx context.Context, opts *options, stdout io.Writer,
+	ask func(context.Context, apiv1.KmeshClient) (T, error),
+	table func(io.Writer, T) error,
+) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := dial(ctx, opts.socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	answer, err := ask(ctx, apiv1.NewKmeshClient(conn))
+	if err != nil {
+		return sentence(opts.socket, err)
+	}
+	if opts.output == "json" {
+		return printJSON(stdout, answer)
+	}
+	return table(stdout, answer)
 }
 
 // dial connects to the socket once: a helper that is not there is said at once,
@@ -233,6 +245,8 @@ func sentence(socket string, err error) error {
 		return unreachableError{fmt.Sprintf("the helper behind %s closed the connection: it is stopping, or you are neither root nor its own user (%s)", socket, s.Message())}
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("the helper behind %s did not answer within %v", socket, timeout)
+	case codes.InvalidArgument:
+		return usageError{errors.New(s.Message())}
 	case codes.Unimplemented:
 		return fmt.Errorf("the helper behind %s does not know this question: it is older than this kmeshctl (%s)", socket, version)
 	default:

@@ -29,6 +29,8 @@ type answers struct {
 	status   *apiv1.StatusResponse
 	pods     *apiv1.PodsResponse
 	services *apiv1.ServicesResponse
+	flows    *apiv1.FlowsResponse
+	routes   *apiv1.RoutesResponse
 	err      error
 }
 
@@ -36,11 +38,32 @@ func (a answers) Status(context.Context) (*apiv1.StatusResponse, error)     { re
 func (a answers) Pods(context.Context) (*apiv1.PodsResponse, error)         { return a.pods, a.err }
 func (a answers) Services(context.Context) (*apiv1.ServicesResponse, error) { return a.services, a.err }
 
+// Flows leaves the choice of a pod to the helper's own tests, but shows that it came.
+func (a answers) Flows(_ context.Context, req *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {
+	if req.Pod == "shop/none" {
+		return &apiv1.FlowsResponse{}, a.err
+	}
+	return a.flows, a.err
+}
+
+func (a answers) Routes(_ context.Context, req *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error) {
+	if req.Service == "none" {
+		return &apiv1.RoutesResponse{}, a.err
+	}
+	return a.routes, a.err
+}
+
 // serve runs the real server around source until the test ends.
 func serve(t *testing.T, source api.Source) (socket string) {
 	t.Helper()
+	return serveOptions(t, api.Options{Source: source})
+}
+
+func serveOptions(t *testing.T, opts api.Options) (socket string) {
+	t.Helper()
 	socket = filepath.Join(t.TempDir(), "s")
-	s, err := api.Listen(api.Options{Socket: socket, Source: source})
+	opts.Socket = socket
+	s, err := api.Listen(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,20 +153,39 @@ var full = answers{
 		},
 		{Scope: "shop/web", Name: "away", Clusters: []*apiv1.ServiceCluster{{Name: "p", Weight: 1, Share: 1, Kind: "passthrough"}}},
 	}},
+	routes: &apiv1.RoutesResponse{Routes: []*apiv1.Route{
+		{Scope: "shop/web", Service: "echo", VirtualHost: "v", Domains: []string{"echo", "*.echo"}, Name: "echo|v/canary", Match: "prefix /c, header x", Action: "echo-v2", Requests: 18446744073709551615},
+		{Service: "echo", VirtualHost: "v", Domains: []string{"*"}, Name: "echo|v/#1", Match: "every path", Action: "echo-v1 (80), echo-v2 (20)"},
+	}},
+	flows: &apiv1.FlowsResponse{Flows: []*apiv1.Flow{
+		{Id: "12.1", NetnsCookie: 4098, Client: "[fd00::9]:40001", Vip: "[fd00::1]:443", State: "syn", Service: "web", Pin: "tls", IdleMs: 3},
+		{
+			Id: "0.3", Namespace: "shop", Name: "client", NetnsCookie: 4097, Client: "10.244.0.9:40000", Vip: "10.96.0.10:80", State: "open",
+			Service: "echo", Cluster: "echo-v2", Route: "echo|v/canary", Requests: 12, Rebinds: 1, IdleMs: 61500,
+			Legs: []*apiv1.FlowLeg{
+				{Endpoint: "10.244.0.2:8080", Port: 16384, State: "dead", Cluster: "echo-v1", Requests: 3},
+				{Endpoint: "10.244.0.3:8080", Port: 16385, State: "open", Current: true, Cluster: "echo-v2", Requests: 9, Dc: 4294967295, Ds: 7},
+			},
+		},
+	}},
 }
 
 func TestTables(t *testing.T) {
 	socket := serve(t, full)
 	empty := serve(t, answers{
-		status: &apiv1.StatusResponse{Phase: "loaded", Config: &apiv1.Config{Holding: "nothing has been delivered yet"}}, pods: &apiv1.PodsResponse{}, services: &apiv1.ServicesResponse{},
+		status: &apiv1.StatusResponse{Phase: "loaded", Config: &apiv1.Config{Holding: "nothing has been delivered yet"}}, pods: &apiv1.PodsResponse{}, services: &apiv1.ServicesResponse{}, flows: &apiv1.FlowsResponse{}, routes: &apiv1.RoutesResponse{},
 	})
 	for _, tt := range []struct{ name, socket, command string }{
 		{"status", socket, "status"},
 		{"pods", socket, "pods"},
 		{"services", socket, "services"},
+		{"flows", socket, "flows"},
+		{"routes", socket, "routes"},
 		{"status_empty", empty, "status"},
 		{"pods_empty", empty, "pods"},
 		{"services_empty", empty, "services"},
+		{"flows_empty", empty, "flows"},
+		{"routes_empty", empty, "routes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stdout, stderr := kmeshctl(t, "--socket", tt.socket, tt.command)
@@ -170,7 +212,7 @@ func TestTables(t *testing.T) {
 // The JSON is protobuf's own mapping, whole, and reads back as the answer.
 func TestJSON(t *testing.T) {
 	socket := serve(t, full)
-	for command, want := range map[string]proto.Message{"status": full.status, "pods": full.pods, "services": full.services} {
+	for command, want := range map[string]proto.Message{"status": full.status, "pods": full.pods, "services": full.services, "flows": full.flows, "routes": full.routes} {
 		t.Run(command, func(t *testing.T) {
 			code, stdout, stderr := kmeshctl(t, command, "-o", "json", "--socket", socket)
 			if code != exitOK || stderr != "" {
@@ -238,6 +280,12 @@ func TestExitCodes(t *testing.T) {
 		stderr string
 	}{
 		{"status", []string{"status", "--socket", working}, exitOK, "v0.1.0", ""},
+		{"flows of a pod without any", []string{"flows", "--pod", "shop/none", "--socket", working}, exitOK, "no connection", ""},
+		{"flows of no pod's name", []string{"flows", "--pod", "shop", "--socket", working}, exitUsage, "", "NAMESPACE/NAME"},
+		{"flows of half a name", []string{"flows", "--pod", "shop/", "--socket", working}, exitUsage, "", "NAMESPACE/NAME"},
+		{"routes of one", []string{"routes", "echo", "--socket", working}, exitOK, "echo-v2", ""},
+		{"routes of none", []string{"routes", "none", "--socket", working}, exitOK, "no routes", ""},
+		{"routes of two", []string{"routes", "a", "b", "--socket", working}, exitUsage, "", `unknown argument "b"`},
 		{"help", nil, exitOK, "Exit codes", ""},
 		{"help of one", []string{"pods", "--help"}, exitOK, "--socket", ""},
 		{"version", []string{"version"}, exitOK, "kmeshctl devel", ""},

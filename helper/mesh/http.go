@@ -29,6 +29,9 @@ type Route struct {
 	Match RouteMatch
 	// Abort is tried before the action; nil: never.
 	Abort *Abort
+	// Hash is what MAGLEV clusters are indexed by; without it, they are drawn from
+	// at random, as Envoy does.
+	Hash Hash
 	// Exactly one of the following is set.
 	Clusters []WeightedCluster // forward
 	Redirect *Redirect
@@ -39,6 +42,25 @@ type Route struct {
 	// above are then empty.
 	Unsupported bool
 }
+
+// HashKind says what is hashed of a request.
+type HashKind uint8
+
+// The kinds of hash.
+const (
+	HashNone   HashKind = iota
+	HashSource          // the client pod's address
+	HashHeader          // a header's value; none: drawn at random
+)
+
+// Hash is a hash policy.
+type Hash struct {
+	Kind   HashKind
+	Header string // lower-case, at most MaxHashHeader bytes
+}
+
+// MaxHashHeader is the longest name of a header that is hashed, in bytes.
+const MaxHashHeader = 40
 
 // RouteMatch is a conjunction: every part must hold.
 type RouteMatch struct {

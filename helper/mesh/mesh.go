@@ -56,8 +56,7 @@ type Scope struct {
 	// Services, sorted by name; names are unique within the scope.
 	Services []*Service
 	// HTTP are the services of the listeners that speak HTTP, sorted by name; a
-	// name is in one of the two lists only. They are not in the data path yet: their
-	// connections pass.
+	// name is in one of the two lists only.
 	HTTP []*Service
 	// Clusters by name. Closed: every cluster that a service names is here.
 	Clusters map[string]*Cluster
@@ -167,7 +166,10 @@ type Cluster struct {
 	// LocalityWeighted: Locality.Weight takes part in the choice
 	// (locality_weighted_lb_config); otherwise localities only carry priorities.
 	LocalityWeighted bool
-	Localities       []Locality
+	// MaxRequests is how many HTTP requests one connection to an endpoint serves
+	// (max_requests_per_connection); 0: no limit.
+	MaxRequests uint16
+	Localities  []Locality
 }
 
 // Locality is a group of endpoints in one place, with one priority.

@@ -5,6 +5,7 @@ package probe
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ var (
 	all = []series{
 		opened, closed, failed, sent, received, flows, passed, refused, active,
 		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, scrapeErrors,
+		requests, durations, events,
 	}
 )
 
@@ -80,6 +82,7 @@ func newCollector(opts Options) *collector {
 	c := &collector{log: opts.Log, timeout: opts.Timeout, errors: map[string]float64{}}
 	if from := opts.Counters; from != nil {
 		c.sources = append(c.sources, source{"counters", func(ctx context.Context, s *samples) error { return readCounters(ctx, from, s) }})
+		c.sources = append(c.sources, source{"http", func(ctx context.Context, s *samples) error { return readHTTP(ctx, from, opts.Status, s) }})
 	}
 	if from := opts.Status; from != nil {
 		c.sources = append(c.sources, source{"status", func(ctx context.Context, s *samples) error { return readStatus(ctx, from, s) }})
@@ -139,25 +142,48 @@ type sample struct {
 	series series
 	labels []string
 	value  float64
+	counts []uint64 // of a histogram's buckets, not cumulative; value is its sum
 }
 
 func newSamples() *samples { return &samples{index: map[key]int{}} }
 
 func (s *samples) add(to series, value float64, labels ...string) {
+	s.at(to, labels).value += value
+}
+
+// observe adds to a histogram whose bounds are those of durations.
+func (s *samples) observe(to series, sum float64, counts []uint64, labels ...string) {
+	v := s.at(to, labels)
+	v.value += sum
+	if v.counts == nil {
+		v.counts = make([]uint64, len(counts))
+	}
+	for i, n := range counts {
+		v.counts[i] += n
+	}
+}
+
+// at returns the one sample of these labels.
+func (s *samples) at(to series, labels []string) *sample {
+	labels = slices.Clone(labels)
 	for i := range labels {
 		labels[i] = clean(labels[i])
 	}
 	k := key{to.desc, strings.Join(labels, "\x00")}
 	if i, ok := s.index[k]; ok {
-		s.values[i].value += value
-		return
+		return &s.values[i]
 	}
 	s.index[k] = len(s.values)
-	s.values = append(s.values, sample{to, labels, value})
+	s.values = append(s.values, sample{series: to, labels: labels})
+	return &s.values[len(s.values)-1]
 }
 
 func (s *samples) send(out chan<- prometheus.Metric) {
 	for _, v := range s.values {
+		if v.counts != nil {
+			out <- histogram(v)
+			continue
+		}
 		out <- prometheus.MustNewConstMetric(v.series.desc, v.series.kind, v.value, v.labels...)
 	}
 }

@@ -23,11 +23,14 @@ import (
 // Counters is who reads the kernel's counters: *publish.Publisher.
 type Counters interface {
 	Counters(ctx context.Context) (publish.Counters, error)
+	HTTPCounters(ctx context.Context) (publish.HTTPCounters, error)
 }
 
 // Status is who knows the state of the node: the source of the operator's view.
 type Status interface {
 	Status(ctx context.Context) (*apiv1.StatusResponse, error)
+	// Pods gives requests the name of who asked.
+	Pods(ctx context.Context) (*apiv1.PodsResponse, error)
 }
 
 // Options of New.

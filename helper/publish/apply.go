@@ -28,37 +28,50 @@ func (p *Publisher) apply(ctx context.Context, now, want tables) (res Result, er
 	w := &writer{res: &res}
 	putAll(w, p.rt.Names, now.names, want.names, equal, nameValue)
 	w.addEndpoints(p, now.endpoints, want.endpoints)
-	retired := w.putClusters(p, now.clusters, want.clusters)
+	p.retired = append(p.retired, w.putClusters(p, now.clusters, want.clusters)...)
+	w.putReplies(p.rt.Replies, now.replies, want.replies)
+	p.replaced = append(p.replaced, w.putVHosts(p, now.vhosts, want.vhosts)...)
+	putAll(w, p.rt.Hosts, now.hosts, want.hosts, equal, identity)
+	putAll(w, p.rt.HTTP, now.http, want.http, equal, identity)
 	putAll(w, p.rt.Services, now.services, want.services, equal, identity)
+	putAll(w, p.rt.Guesses, now.guesses, want.guesses, equal, identity)
 	putAll(w, p.rt.Frontends, now.frontends, want.frontends, equal, identity)
 	putAll(w, p.rt.Prefixes, now.prefixes, want.prefixes, equal, identity)
 	if w.err == nil {
 		w.err = ctx.Err() // the last moment at which stopping costs nothing
 	}
+	// Names first; what a program has just found by one is there until it has ended.
 	deleteOthers(w, p.rt.Frontends, now.frontends, want.frontends)
 	deleteOthers(w, p.rt.Prefixes, now.prefixes, want.prefixes)
-	deleteOthers(w, p.rt.Services, now.services, want.services)
-	for id, c := range now.clusters {
-		if _, keep := want.clusters[id]; !keep {
-			retired = append(retired, c.value.V4, c.value.V6)
-		}
+	deleteOthers(w, p.rt.Hosts, now.hosts, want.hosts)
+	if w.err == nil && lacks(now.services, want.services)+lacks(now.http, want.http)+lacks(now.clusters, want.clusters)+lacks(now.vhosts, want.vhosts) > 0 {
+		gracePeriod()
 	}
-	deleteOthers(w, p.rt.Clusters, now.clusters, want.clusters)
+	deleteOthers(w, p.rt.Guesses, now.guesses, want.guesses)
+	deleteOthers(w, p.rt.Services, now.services, want.services)
+	deleteOthers(w, p.rt.HTTP, now.http, want.http)
+	for _, c := range deleteOthers(w, p.rt.Clusters, now.clusters, want.clusters) {
+		p.retired = append(p.retired, c.value.V4, c.value.V6)
+	}
+	p.replaced = append(p.replaced, deleteOthers(w, p.rt.VHosts, now.vhosts, want.vhosts)...)
 	if w.err != nil {
-		// The extents stay taken until a later publication or a restart.
+		// The extents stay taken until a later publication.
 		return res, w.err
 	}
 	gone := missing(now.endpoints, want.endpoints)
-	if len(gone)+len(retired) > 0 {
+	if len(gone)+len(p.retired)+len(p.replaced)+lacks(now.replies, want.replies) > 0 {
 		gracePeriod()
 	}
-	for _, x := range retired {
+	for _, x := range p.retired {
 		p.free.give(x)
 	}
+	p.freeVHosts(p.replaced, now.vhosts, p.now.vhosts)
+	p.retired, p.replaced = nil, nil
 	for _, id := range gone {
 		res.Removed = append(res.Removed, endpointAddr(now.endpoints[id]))
 	}
 	deleteOthers(w, p.rt.Endpoints, now.endpoints, want.endpoints)
+	deleteOthers(w, p.rt.Replies, now.replies, want.replies)
 	w.forget(p, gone, missing(now.names, want.names))
 	deleteOthers(w, p.rt.Names, now.names, want.names)
 	return res, w.err
@@ -131,19 +144,22 @@ func wrapMap(m *ebpf.Map, err error) error {
 	return fmt.Errorf("write %v: %w", m, err)
 }
 
-// deleteOthers deletes the entries of now that want does not have.
-func deleteOthers[K comparable, V any](w *writer, m *ebpf.Map, now, want map[K]V) {
+// deleteOthers deletes the entries of now that want does not have, and returns the
+// values of those that are gone.
+func deleteOthers[K comparable, V any](w *writer, m *ebpf.Map, now, want map[K]V) (gone []V) {
 	for _, k := range missing(now, want) {
 		if w.err != nil {
-			return
+			return gone
 		}
 		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			w.err = fmt.Errorf("delete from %v: %w", m, err)
-			return
+			return gone
 		}
+		gone = append(gone, now[k])
 		delete(now, k)
 		w.res.Deleted++
 	}
+	return gone
 }
 
 // missing returns the keys of now that want does not have.
@@ -156,6 +172,9 @@ func missing[K comparable, V any](now, want map[K]V) []K {
 	}
 	return keys
 }
+
+// lacks returns how many keys of now want does not have.
+func lacks[K comparable, V any](now, want map[K]V) int { return countNew(want, now) }
 
 // addEndpoints writes new endpoints, each with its count of open connections. An
 // endpoint never changes: another address is another endpoint.
@@ -207,6 +226,9 @@ func (w *writer) putClusters(p *Publisher, now, want map[uint32]cluster) (retire
 		}
 	}
 	putAll(w, p.rt.Clusters, now, changed, cluster.equal, func(c cluster) bpf.Cluster { return c.value })
+	if w.err != nil {
+		return nil // some of them may be written: old and new stay taken until a restart
+	}
 	return retired
 }
 
@@ -215,11 +237,8 @@ func sortedIDs(m map[uint32]cluster) []uint32 { return slices.Sorted(maps.Keys(m
 // writeSlots writes a table into free slots, through the map's memory: no system
 // call for any of them.
 func (p *Publisher) writeSlots(slots []bpf.Slot) (bpf.Extent, error) {
-	if len(slots) == 0 {
-		return bpf.Extent{}, nil
-	}
-	x, err := p.free.take(uint32(len(slots)))
-	if err != nil {
+	x, err := p.takeSlots(&p.free, len(slots))
+	if err != nil || x.N == 0 {
 		return x, err
 	}
 	buf := p.rt.SlotMemory()[int(x.Offset)*slotSize:][:0]
@@ -229,6 +248,15 @@ func (p *Publisher) writeSlots(slots []bpf.Slot) (bpf.Extent, error) {
 		}
 	}
 	return x, nil
+}
+
+// takeSlots takes n slots out of free, which is the free space or a copy of it.
+func (p *Publisher) takeSlots(free *extents, n int) (bpf.Extent, error) {
+	x, err := free.take(uint32(n))
+	if err != nil {
+		err = fmt.Errorf("map km_slots has no %d slots in a row: the last good state stays; use fewer or smaller maglev tables, or raise the map's size", n)
+	}
+	return x, err
 }
 
 // slotSize is sizeof(struct slot); a test holds it against the generated type.
@@ -244,11 +272,14 @@ func (w *writer) forget(p *Publisher, endpoints, names []uint32) {
 	if len(names) == 0 {
 		return
 	}
+	lost := make(map[uint32]bool, len(names))
+	for _, id := range names {
+		lost[id] = true
+	}
 	w.err = errors.Join(w.err,
-		deleteWhere(p.rt.Stats, func(k bpf.StatsKey) bool {
-			return slices.Contains(names, k.Service) || slices.Contains(names, k.Cluster)
-		}),
-		deleteWhere(p.rt.Refusals, func(k bpf.RefusalKey) bool { return slices.Contains(names, k.Service) }))
+		deleteWhere(p.rt.Stats, func(k bpf.StatsKey) bool { return lost[k.Service] || lost[k.Cluster] }),
+		deleteWhere(p.rt.Refusals, func(k bpf.RefusalKey) bool { return lost[k.Service] }),
+		deleteWhere(p.rt.Requests, func(k bpf.RequestKey) bool { return lost[k.Service] || lost[k.Cluster] || lost[k.Route] }))
 }
 
 func deleteWhere[K any](m *ebpf.Map, gone func(K) bool) error {

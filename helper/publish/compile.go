@@ -16,16 +16,27 @@ import (
 
 // compile computes what the maps shall hold. Known names keep their ids, new ones
 // get fresh ids; extents are assigned later, when slots differ.
-func (p *Publisher) compile(s *mesh.Snapshot) (tables, error) {
+func (p *Publisher) compile(s *mesh.Snapshot) (tables, *compiled, error) {
 	want := newTables()
+	out := &compiled{hostIDs: make(map[hostKey]uint32), wild: make(wildPorts), guessed: make(map[uint32]bool)}
 	ids := newAllocator(p.now, p.nextID)
+	clear(p.programs.bytes) // of a publication that failed
+	p.compileAlways(&want)
 	for i := range s.Scopes {
-		if err := compileScope(&s.Scopes[i], ids, &want); err != nil {
-			return tables{}, err
+		c := &scopeCompiler{p: p, compiled: out, ids: ids, want: &want}
+		if err := c.compileScope(&s.Scopes[i]); err != nil {
+			return tables{}, nil, err
 		}
 	}
 	p.nextID = ids.next
-	return want, nil
+	return want, out, nil
+}
+
+// compiled is what is remembered of a compilation once it is in the maps.
+type compiled struct {
+	hostIDs map[hostKey]uint32
+	wild    wildPorts
+	guessed map[uint32]bool // services of which an address has a cluster of its own to guess
 }
 
 func newTables() tables {
@@ -36,12 +47,18 @@ func newTables() tables {
 		services:  make(map[uint32]bpf.Service),
 		clusters:  make(map[uint32]cluster),
 		endpoints: make(map[uint32]bpf.Endpoint),
+		http:      make(map[uint32]bpf.HTTP),
+		hosts:     make(map[bpf.HostKey]uint32),
+		vhosts:    make(map[uint32]vhost),
+		replies:   make(map[uint32]reply),
+		guesses:   make(map[bpf.FrontendKey]uint32),
 	}
 }
 
-// allocator finds the id of a name or endpoint, or gives a fresh one.
+// allocator finds the id of a name, endpoint or reply, or gives a fresh one.
 type allocator struct {
 	names     map[name]uint32
+	replies   map[reply]uint32
 	endpoints map[bpf.Endpoint]uint32
 	next      uint64
 }
@@ -50,6 +67,7 @@ func newAllocator(now tables, next uint64) *allocator {
 	a := &allocator{
 		names:     make(map[name]uint32, len(now.names)),
 		endpoints: make(map[bpf.Endpoint]uint32, len(now.endpoints)),
+		replies:   make(map[reply]uint32),
 		next:      next,
 	}
 	for id, n := range now.names {
@@ -57,6 +75,11 @@ func newAllocator(now tables, next uint64) *allocator {
 	}
 	for id, e := range now.endpoints {
 		a.endpoints[e] = id
+	}
+	for id, r := range now.replies {
+		if id >= bpf.ReplyFirst {
+			a.replies[r] = id
+		}
 	}
 	return a
 }
@@ -85,6 +108,17 @@ func (a *allocator) endpointID(e bpf.Endpoint) uint32 {
 	return id
 }
 
+// replyID: ids below ReplyFirst are those of plain statuses.
+func (a *allocator) replyID(r reply) uint32 {
+	id, ok := a.replies[r]
+	if !ok {
+		a.next = max(a.next, bpf.ReplyFirst)
+		id = a.fresh()
+		a.replies[r] = id
+	}
+	return id
+}
+
 // StoredName fits a name into km_names: a longer one is cut and made unique again
 // by a hash of the whole.
 func StoredName(s string) string {
@@ -96,7 +130,7 @@ func StoredName(s string) string {
 	return s[:bpf.MaxName-len(tail)] + tail
 }
 
-// passCluster is the cluster of services that are not governed yet.
+// passCluster is the cluster of what an HTTP service for a prefix does not know.
 const passCluster = "(http: passed)"
 
 // ScopeName is how a scope is named in km_names and in counters: empty for the
@@ -108,55 +142,112 @@ func ScopeName(k mesh.ScopeKey) string {
 	return StoredName(k.Namespace + "/" + k.ServiceAccount + "/" + k.Labels)
 }
 
-func compileScope(sc *mesh.Scope, ids *allocator, want *tables) error {
-	scope := uint32(0) // the default scope: pods without an entry of their own get it too
+// scopeCompiler compiles one scope into want.
+type scopeCompiler struct {
+	*compiled
+	p          *Publisher
+	ids        *allocator
+	want       *tables
+	scope      uint32
+	clusters   map[string]*mesh.Cluster
+	clusterIDs map[string]uint32
+	longer     map[int]bool // lengths of the prefix frontends
+}
+
+func (c *scopeCompiler) compileScope(sc *mesh.Scope) error {
+	// The default scope is 0: pods without an entry of their own get it too.
 	if sc.Key != (mesh.ScopeKey{}) {
 		n := name{kind: bpf.NameScope, name: ScopeName(sc.Key)}
-		scope = ids.nameID(n)
-		want.names[scope] = n
+		c.scope = c.ids.nameID(n)
+		c.want.names[c.scope] = n
 	}
-	clusterIDs := make(map[string]uint32, len(sc.Clusters))
-	for cname, c := range sc.Clusters {
-		n := name{scope: scope, kind: bpf.NameCluster, name: StoredName(cname)}
-		id := ids.nameID(n)
-		want.names[id] = n
-		clusterIDs[cname] = id
-		want.clusters[id] = compileCluster(id, c, ids, want.endpoints)
-	}
-	services := sc.Services
-	if len(sc.HTTP) > 0 {
-		// HTTP has no data path yet: its connections pass. They must have frontends
-		// all the same, or a wider service would get what is not meant for it.
-		n := name{scope: scope, kind: bpf.NameCluster, name: passCluster}
-		id := ids.nameID(n)
-		want.names[id] = n
-		clusterIDs[passCluster] = id
-		want.clusters[id] = compileCluster(id, &mesh.Cluster{Name: passCluster, Kind: mesh.Passthrough}, ids, want.endpoints)
-		services = slices.Clone(services)
-		for _, svc := range sc.HTTP {
-			services = append(services, &mesh.Service{
-				Name: svc.Name, Frontends: svc.Frontends,
-				Clusters: []mesh.WeightedCluster{{Cluster: passCluster, Weight: 1}},
-			})
+	c.clusters, c.longer = sc.Clusters, prefixLengths(sc)
+	c.compileClusters(sc)
+	var http []*httpService
+	for _, svc := range sc.Services {
+		if _, err := c.addService(svc); err != nil {
+			return err
 		}
 	}
-	for i, svc := range services {
-		n := name{scope: scope, kind: bpf.NameService, name: StoredName(svc.Name)}
-		id := ids.nameID(n)
-		want.names[id] = n
-		v, err := compileService(svc, clusterIDs)
+	for _, svc := range sc.HTTP {
+		// A listener may have chains that do not speak HTTP beside one that does.
+		h, err := c.addService(svc)
 		if err != nil {
 			return err
 		}
-		want.services[id] = v
-		for _, f := range svc.Frontends {
-			// A frontend that a governed service has too is the governed one's.
-			if err := want.addFrontend(scope, f, id); err != nil && i < len(sc.Services) {
-				return fmt.Errorf("service %q: %w", svc.Name, err)
-			}
+		if h != nil {
+			http = append(http, h)
+		}
+	}
+	for _, h := range http {
+		c.guessed[h.id] = c.addWild(h)
+		c.finishHTTP(h)
+	}
+	return nil
+}
+
+// compileClusters keeps the clusters that are the same as in the last publication as
+// they are: a change of routes must not cost the tables of all endpoints.
+func (c *scopeCompiler) compileClusters(sc *mesh.Scope) {
+	c.clusterIDs = make(map[string]uint32, len(sc.Clusters))
+	last := c.p.lastScope(sc.Key)
+	for cname, cl := range sc.Clusters {
+		n := name{scope: c.scope, kind: bpf.NameCluster, name: StoredName(cname)}
+		id := c.ids.nameID(n)
+		c.want.names[id] = n
+		c.clusterIDs[cname] = id
+		now, known := c.p.now.clusters[id]
+		if !known || last == nil || last.Clusters[cname] != cl {
+			c.want.clusters[id] = compileCluster(id, cl, c.ids, c.want.endpoints)
+			continue
+		}
+		c.want.clusters[id] = now
+		for _, ep := range now.endpoints {
+			c.want.endpoints[ep] = c.p.now.endpoints[ep]
+		}
+	}
+}
+
+// lastScope is a scope of the last publication, nil if it is not known.
+func (p *Publisher) lastScope(key mesh.ScopeKey) *mesh.Scope {
+	if p.last == nil {
+		return nil
+	}
+	for i := range p.last.Scopes {
+		if p.last.Scopes[i].Key == key {
+			return &p.last.Scopes[i]
 		}
 	}
 	return nil
+}
+
+// addService enters a service and its frontends; what it returns is not nil if its
+// requests are routed.
+func (c *scopeCompiler) addService(svc *mesh.Service) (h *httpService, err error) {
+	n := name{scope: c.scope, kind: bpf.NameService, name: StoredName(svc.Name)}
+	id := c.ids.nameID(n)
+	c.want.names[id] = n
+	v, err := compileService(svc, c.clusterIDs)
+	if err != nil {
+		return nil, err
+	}
+	if svc.HTTP != nil {
+		if h, err = c.compileHTTP(id, svc); err != nil {
+			return nil, err
+		}
+	}
+	c.want.services[id] = v
+	for _, f := range svc.Frontends {
+		if h != nil && !f.Prefix.IsSingleIP() {
+			c.passes(svc, f)
+			continue
+		}
+		// A frontend that a service without HTTP has too is that one's.
+		if err := c.want.addFrontend(c.scope, f, id); err != nil && h == nil {
+			return nil, fmt.Errorf("service %q: %w", svc.Name, err)
+		}
+	}
+	return h, nil
 }
 
 func compileService(svc *mesh.Service, clusterIDs map[string]uint32) (bpf.Service, error) {
@@ -174,7 +265,10 @@ func compileService(svc *mesh.Service, clusterIDs map[string]uint32) (bpf.Servic
 		v.Shares[i].Weight = w.Weight
 		total += uint64(w.Weight)
 	}
-	if total == 0 || total > 1<<32-1 {
+	if svc.HTTP != nil {
+		v.Flags |= bpf.ServiceHTTP
+	}
+	if total == 0 && (svc.HTTP == nil || len(svc.Clusters) > 0) || total > 1<<32-1 {
 		return v, fmt.Errorf("service %q: the weights sum to %d, want 1 to %d", svc.Name, total, uint32(1<<32-1))
 	}
 	v.N = uint32(len(svc.Clusters))
@@ -196,6 +290,7 @@ func compileCluster(id uint32, c *mesh.Cluster, ids *allocator, want map[uint32]
 		mesh.RoundRobin: bpf.PolicyRoundRobin, mesh.Random: bpf.PolicyRandom,
 		mesh.LeastRequest: bpf.PolicyLeastRequest, mesh.Maglev: bpf.PolicyMaglev,
 	}[c.Policy]
+	out.value.MaxRequests = c.MaxRequests
 	built := balance.Build(c)
 	epIDs := make([]uint32, len(built.Endpoints))
 	for i, ap := range built.Endpoints {
@@ -244,6 +339,6 @@ func addUnique[K comparable](m map[K]uint32, k K, service uint32, f mesh.Fronten
 }
 
 func (c cluster) equal(o cluster) bool {
-	return c.value.Kind == o.value.Kind && c.value.Policy == o.value.Policy &&
+	return c.value.Kind == o.value.Kind && c.value.Policy == o.value.Policy && c.value.MaxRequests == o.value.MaxRequests &&
 		slices.Equal(c.v4, o.v4) && slices.Equal(c.v6, o.v6)
 }

@@ -150,8 +150,8 @@ func (p *Publisher) Fills(ctx context.Context) ([]Fill, error) {
 	for _, x := range p.free {
 		entries["km_slots"] -= uint64(x.N)
 	}
+	all := p.httpFills(entries)
 	p.mu.Unlock()
-	var all []Fill
 	for _, name := range p.rt.MapNames() {
 		m := p.rt.Map(name)
 		n, known := entries[name]

@@ -4,20 +4,28 @@ package publish
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
 	"kmesh/bpf"
 )
 
-// extents is the free space of km_slots: sorted by offset, no two adjacent.
+// extents is the free space of a table that is written in extents: sorted by
+// offset, no two adjacent.
 type extents []bpf.Extent
 
 // allFree is the free space of an empty table of n slots.
 func allFree(n uint32) extents { return extents{{Offset: 0, N: n}} }
 
-// take removes n slots from the free space: the smallest extent that has them.
+var errNoRoom = errors.New("no free space of that length")
+
+// take removes n elements from the free space: the smallest extent that has them.
+// None is the empty extent.
 func (f *extents) take(n uint32) (bpf.Extent, error) {
+	if n == 0 {
+		return bpf.Extent{}, nil
+	}
 	best := -1
 	for i, e := range *f {
 		if e.N >= n && (best < 0 || e.N < (*f)[best].N) {
@@ -25,7 +33,7 @@ func (f *extents) take(n uint32) (bpf.Extent, error) {
 		}
 	}
 	if best < 0 {
-		return bpf.Extent{}, fmt.Errorf("map km_slots has no %d slots in a row: the last good state stays; use fewer or smaller maglev tables, or raise the map's size", n)
+		return bpf.Extent{}, errNoRoom
 	}
 	e := &(*f)[best]
 	got := bpf.Extent{Offset: e.Offset, N: n}
@@ -57,7 +65,7 @@ func (f *extents) mark(x bpf.Extent) error {
 		*f = slices.Replace(*f, i, i+1, rest...)
 		return nil
 	}
-	return fmt.Errorf("slots %d to %d are in use twice", x.Offset, x.Offset+x.N)
+	return fmt.Errorf("elements %d to %d are in use twice", x.Offset, x.Offset+x.N)
 }
 
 // give returns an extent to the free space and joins it with its neighbours.

@@ -4,47 +4,53 @@ package publish
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"kmesh/bpf"
 	"kmesh/helper/mesh"
 )
 
-// changedClusters returns the clusters of s that differ from those of last, if
-// nothing else does. Endpoints change all the time, and this makes the cost of a
-// change that of the cluster, not of the mesh. What is the same is known by pointer:
-// snapshots are never mutated, and whoever builds them keeps what did not change.
-func changedClusters(last, s *mesh.Snapshot) ([]*mesh.Cluster, bool) {
-	if last == nil || len(last.Scopes) != 1 || len(s.Scopes) != 1 {
-		return nil, false // more scopes: the whole way
+// changes are the clusters and virtual hosts in which a snapshot differs from the
+// last one.
+type changes struct {
+	clusters []*mesh.Cluster
+	services []changedService
+}
+
+// changes returns them, if nothing else differs. Endpoints and routes change all the
+// time, and this makes the cost of a change that of what changed, not of the mesh.
+// What is the same is known by pointer: snapshots are never mutated, and whoever
+// builds them keeps what did not change.
+func (p *Publisher) changes(s *mesh.Snapshot) (c changes, ok bool) {
+	if p.last == nil || len(p.last.Scopes) != 1 || len(s.Scopes) != 1 {
+		return c, false // more scopes: the whole way
 	}
-	was, is := &last.Scopes[0], &s.Scopes[0]
-	if was.Key != is.Key || was.Key != (mesh.ScopeKey{}) || len(was.Clusters) != len(is.Clusters) || !sameSlice(was.Services, is.Services) || !sameSlice(was.HTTP, is.HTTP) {
-		return nil, false
+	was, is := &p.last.Scopes[0], &s.Scopes[0]
+	if was.Key != is.Key || was.Key != (mesh.ScopeKey{}) || len(was.Clusters) != len(is.Clusters) || !slices.Equal(was.Services, is.Services) {
+		return c, false
 	}
-	var changed []*mesh.Cluster
-	for name, c := range is.Clusters {
+	for name, cl := range is.Clusters {
 		old, ok := was.Clusters[name]
-		if !ok {
-			return nil, false
+		if !ok || old != cl && p.wild.moves(old, cl) {
+			return c, false
 		}
-		if old != c {
-			changed = append(changed, c)
+		if old != cl {
+			c.clusters = append(c.clusters, cl)
 		}
 	}
-	return changed, true
+	c.services, ok = p.changedServices(was.HTTP, is.HTTP, is.Clusters)
+	return c, ok
 }
 
-// sameSlice tells whether two slices are one.
-func sameSlice[T any](a, b []T) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
-}
-
-// patch replaces clusters that are in the maps already.
-func (p *Publisher) patch(ctx context.Context, changed []*mesh.Cluster) (Result, error) {
+// patch replaces clusters and virtual hosts that are in the maps already.
+func (p *Publisher) patch(ctx context.Context, s *mesh.Snapshot, changed changes) (Result, error) {
 	now, want := newTables(), newTables()
-	ids := &allocator{endpoints: make(map[bpf.Endpoint]uint32), next: p.nextID}
-	for _, c := range changed {
-		id := p.clusterIDs[name{kind: bpf.NameCluster, name: StoredName(c.Name)}]
+	ids := &allocator{
+		names: p.ids, endpoints: make(map[bpf.Endpoint]uint32), replies: make(map[reply]uint32), next: p.nextID,
+	}
+	for _, c := range changed.clusters {
+		id := p.ids[name{kind: bpf.NameCluster, name: StoredName(c.Name)}]
 		now.clusters[id] = p.now.clusters[id]
 		for _, ep := range now.clusters[id].endpoints {
 			now.endpoints[ep] = p.now.endpoints[ep]
@@ -52,20 +58,54 @@ func (p *Publisher) patch(ctx context.Context, changed []*mesh.Cluster) (Result,
 		}
 		want.clusters[id] = compileCluster(id, c, ids, want.endpoints)
 	}
+	if err := p.patchHTTP(&s.Scopes[0], changed.services, ids, &now, &want); err != nil {
+		return Result{}, err
+	}
 	if err := p.fits(now, want); err != nil {
 		return Result{}, err
 	}
 	p.nextID = ids.next
-	for id := range now.endpoints {
-		delete(p.now.endpoints, id)
-	}
+	was := newTables()
+	was.take(now)
+	p.now.drop(was)
 	res, err := p.apply(ctx, now, want)
 	// Whatever came of it, now says what is in the maps.
-	for id, e := range now.endpoints {
-		p.now.endpoints[id] = e
-	}
-	for id, c := range now.clusters {
-		p.now.clusters[id] = c
+	p.now.take(now)
+	for id, n := range was.names {
+		if _, stays := now.names[id]; !stays {
+			delete(p.ids, n)
+		}
 	}
 	return res, err
+}
+
+// take enters what a patch can change from another mirror.
+func (t *tables) take(o tables) {
+	maps.Copy(t.names, o.names)
+	maps.Copy(t.clusters, o.clusters)
+	maps.Copy(t.endpoints, o.endpoints)
+	maps.Copy(t.http, o.http)
+	maps.Copy(t.vhosts, o.vhosts)
+	maps.Copy(t.replies, o.replies)
+}
+
+// drop takes the entries of o out of what a patch can change.
+func (t *tables) drop(o tables) {
+	dropKeys(t.names, o.names)
+	dropKeys(t.clusters, o.clusters)
+	dropKeys(t.endpoints, o.endpoints)
+	dropKeys(t.http, o.http)
+	dropKeys(t.vhosts, o.vhosts)
+	dropKeys(t.replies, o.replies)
+}
+
+func dropKeys[K comparable, V any](from, keys map[K]V) {
+	for k := range keys {
+		delete(from, k)
+	}
+}
+
+// sameSlice tells whether two slices are one.
+func sameSlice[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

@@ -40,8 +40,18 @@ type Publisher struct {
 	live       bool
 	now        tables
 	free       extents
-	last       *mesh.Snapshot // what now was made of; nil if that is not known
-	clusterIDs map[name]uint32
+	last       *mesh.Snapshot  // what now was made of; nil if that is not known
+	ids        map[name]uint32 // of now.names
+
+	// What nothing names any more, to be freed after a grace period.
+	retired  []bpf.Extent
+	replaced []vhost
+
+	// The tables of HTTP that are written in extents, and what the last publication
+	// was compiled to; empty after a restart.
+	freeRoutes, freeShares extents
+	programs               *programs
+	compiled
 }
 
 // tables mirrors the maps.
@@ -52,6 +62,12 @@ type tables struct {
 	services  map[uint32]bpf.Service
 	clusters  map[uint32]cluster
 	endpoints map[uint32]bpf.Endpoint
+
+	http    map[uint32]bpf.HTTP
+	hosts   map[bpf.HostKey]uint32
+	vhosts  map[uint32]vhost
+	replies map[uint32]reply
+	guesses map[bpf.FrontendKey]uint32
 }
 
 // cluster is a cluster with the content of its extents.
@@ -94,7 +110,7 @@ func (p *Publisher) Publish(ctx context.Context, s *mesh.Snapshot) (Result, erro
 	defer p.mu.Unlock()
 	res, err := p.write(ctx, s)
 	if err != nil {
-		p.last = nil
+		p.last, p.compiled = nil, compiled{}
 		return res, fmt.Errorf("publish: %w", err)
 	}
 	p.last = s
@@ -115,10 +131,10 @@ func (p *Publisher) Publish(ctx context.Context, s *mesh.Snapshot) (Result, erro
 // write writes a whole snapshot, or only the clusters in which it differs from the
 // last one.
 func (p *Publisher) write(ctx context.Context, s *mesh.Snapshot) (Result, error) {
-	if changed, ok := changedClusters(p.last, s); ok {
-		return p.patch(ctx, changed)
+	if c, ok := p.changes(s); ok {
+		return p.patch(ctx, s, c)
 	}
-	want, err := p.compile(s)
+	want, out, err := p.compile(s)
 	if err != nil {
 		return Result{}, err
 	}
@@ -126,12 +142,11 @@ func (p *Publisher) write(ctx context.Context, s *mesh.Snapshot) (Result, error)
 		return Result{}, err
 	}
 	res, err := p.apply(ctx, p.now, want)
-	p.clusterIDs = make(map[name]uint32, len(p.now.clusters))
+	p.ids = make(map[name]uint32, len(p.now.names))
 	for id, n := range p.now.names {
-		if n.kind == bpf.NameCluster {
-			p.clusterIDs[n] = id
-		}
+		p.ids[n] = id
 	}
+	p.compiled = *out
 	return res, err
 }
 
@@ -160,10 +175,18 @@ func (p *Publisher) fits(now, want tables) error {
 		{"km_clusters", len(p.now.clusters), countNew(now.clusters, want.clusters)},
 		{"km_endpoints", len(p.now.endpoints), countNew(now.endpoints, want.endpoints)},
 		{"km_names", len(p.now.names), countNew(now.names, want.names)},
+		{"km_http", len(p.now.http), countNew(now.http, want.http)},
+		{"km_hosts", len(p.now.hosts), countNew(now.hosts, want.hosts)},
+		{"km_vhosts", len(p.now.vhosts), countNew(now.vhosts, want.vhosts)},
+		{"km_replies", len(p.now.replies), countNew(now.replies, want.replies)},
+		{"km_guesses", len(p.now.guesses), countNew(now.guesses, want.guesses)},
 	} {
 		if capacity := int(p.rt.Map(m.name).MaxEntries()); m.old+m.new > capacity {
 			return fmt.Errorf("map %s holds %d of %d entries and cannot take %d more: the last good state stays; narrow the configuration or raise the map's size", m.name, m.old, capacity, m.new)
 		}
+	}
+	if err := p.vhostsFit(now, want); err != nil {
+		return err
 	}
 	return p.slotsFit(now, want)
 }
@@ -178,10 +201,7 @@ func (p *Publisher) slotsFit(now, want tables) error {
 			continue
 		}
 		for _, table := range [][]bpf.Slot{c.v4, c.v6} {
-			if len(table) == 0 {
-				continue
-			}
-			if _, err := free.take(uint32(len(table))); err != nil {
+			if _, err := p.takeSlots(&free, len(table)); err != nil {
 				return fmt.Errorf("cluster %q: %w", want.names[id].name, err)
 			}
 		}

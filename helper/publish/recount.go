@@ -10,8 +10,9 @@ import (
 )
 
 // Recounter corrects the numbers of open connections by the kernel's own list of
-// sockets. The programs count a connection when it begins and when it ends; the end
-// is missed when a pod's programs go before its last sockets do.
+// sockets, and of requests that run by the flows. The programs count a connection or
+// a request when it begins and when it ends; the end is missed when a pod's programs
+// go before its last sockets do.
 type Recounter struct {
 	p *Publisher
 	// off are the endpoints whose count differed last time, and by how much. A
@@ -38,6 +39,7 @@ func (r *Recounter) Recount(ctx context.Context) (int, error) {
 			open[s.Endpoint]++
 		}
 	}
+	r.p.addRunning(open)
 	counted := make(map[uint32]uint64)
 	if err := readCounters(ctx, r.p.rt.Active, func(id uint32, n uint64) { counted[id] = n }); err != nil {
 		return 0, fmt.Errorf("recount: %w", err)
@@ -60,6 +62,20 @@ func (r *Recounter) Recount(ctx context.Context) (int, error) {
 	}
 	r.off = off
 	return corrected, nil
+}
+
+// addRunning adds the requests of which the response is to come. Flows change while
+// they are read; what was read wrong once is not read wrong by the same amount twice.
+func (p *Publisher) addRunning(open map[uint32]uint64) {
+	flows := p.rt.Flows()
+	for i := range flows {
+		f := &flows[i]
+		if f.State == bpf.FlowFree || f.State == bpf.FlowClosed || f.Pending == 0 || f.Flags&bpf.FlowIdle != 0 {
+			continue
+		}
+		leg := f.Legs[int(f.Leg)%len(f.Legs)]
+		open[leg.Endpoint] += uint64(f.Pending)
+	}
 }
 
 // setActive replaces a count, unless the endpoint has gone meanwhile.

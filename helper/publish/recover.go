@@ -45,6 +45,9 @@ func (p *Publisher) recover() error {
 	if err := readAll(p.rt.Endpoints, keep(p.now.endpoints)); err != nil {
 		return err
 	}
+	if err := p.recoverHTTP(); err != nil {
+		return err
+	}
 	return p.recoverClusters()
 }
 

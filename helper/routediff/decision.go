@@ -146,11 +146,22 @@ func (s *shares) route(r *mesh.Route, share *big.Rat) {
 	case r.Direct != nil:
 		s.add(fmt.Sprintf("response %d %q", r.Direct.Status, r.Direct.Body), share)
 	default:
-		s.clusters(r.Clusters, share)
+		s.clusters(r.Clusters, hashed(r.Hash), share)
 	}
 }
 
-func (s *shares) clusters(clusters []mesh.WeightedCluster, share *big.Rat) {
+// hashed says by what a route chooses among a cluster's endpoints.
+func hashed(h mesh.Hash) string {
+	switch h.Kind {
+	case mesh.HashSource:
+		return " by the client's address"
+	case mesh.HashHeader:
+		return " by header " + h.Header
+	}
+	return ""
+}
+
+func (s *shares) clusters(clusters []mesh.WeightedCluster, by string, share *big.Rat) {
 	total := new(big.Int)
 	for _, c := range clusters {
 		total.Add(total, big.NewInt(int64(c.Weight)))
@@ -161,7 +172,7 @@ func (s *shares) clusters(clusters []mesh.WeightedCluster, share *big.Rat) {
 	}
 	for _, c := range clusters {
 		part := new(big.Rat).SetFrac(big.NewInt(int64(c.Weight)), total)
-		s.add("cluster "+c.Cluster, part.Mul(part, share))
+		s.add("cluster "+c.Cluster+by, part.Mul(part, share))
 	}
 }
 

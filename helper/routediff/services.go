@@ -156,7 +156,7 @@ func connections(s *mesh.Service) string {
 	collected := newShares()
 	text := "refused"
 	if len(s.Clusters) > 0 {
-		collected.clusters(s.Clusters, fraction(nil))
+		collected.clusters(s.Clusters, "", fraction(nil))
 		d := Decision{Outcomes: collected.outcomes()}
 		text = d.String()
 	}

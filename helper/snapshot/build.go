@@ -333,7 +333,7 @@ func (s *Store) candidate(name string) *candidate {
 		return fallBack(Warming)
 	}
 	c.own = c.services
-	if len(c.services) == 0 || speaksHTTP(c.services) {
+	if len(c.services) == 0 {
 		c.state = NotGoverned
 	}
 	return c

@@ -54,7 +54,7 @@ func sameService(a, b *mesh.Service) bool {
 
 func sameCluster(a, b *mesh.Cluster) bool {
 	return a.Name == b.Name && a.Kind == b.Kind && a.Policy == b.Policy &&
-		a.MaglevTableSize == b.MaglevTableSize && a.LocalityWeighted == b.LocalityWeighted &&
+		a.MaglevTableSize == b.MaglevTableSize && a.LocalityWeighted == b.LocalityWeighted && a.MaxRequests == b.MaxRequests &&
 		slices.EqualFunc(a.Localities, b.Localities, sameLocality)
 }
 

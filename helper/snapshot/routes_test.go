@@ -65,7 +65,7 @@ func TestRoutesWarm(t *testing.T) {
 		t.Errorf("problem %s", p)
 	}
 	b.want(b.apply(assignments(cla(t, "a", 7))), "l4@10.0.0.9>s(1) http:web@10.0.0.1>a(7)>s(1)")
-	for typ, want := range map[string]State{envoy.TypeListener: NotGoverned, envoy.TypeRoute: Live} {
+	for typ, want := range map[string]State{envoy.TypeListener: Live, envoy.TypeRoute: Live} {
 		name := map[string]string{envoy.TypeListener: "web", envoy.TypeRoute: "80"}[typ]
 		if got := b.state(typ, name); got != want {
 			t.Errorf("%s %s: %s", typ, name, got)

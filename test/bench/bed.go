@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"embed"
 	"errors"
 	"fmt"
 	"net"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"text/template"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,16 +23,13 @@ import (
 	"kmesh/test/node"
 )
 
-//go:embed mesh/*.yaml haproxy/*.cfg wrk.lua
-var files embed.FS
-
-// vip is the service's address, behind the ports of package load.
-var vip = netip.MustParseAddr("10.96.0.1")
-
 // Names of the variants.
 const (
 	direct  = "direct"  // to the endpoint's address, nothing attached on either side
 	kmesh   = "kmesh"   // through the service's address, both pods enrolled, everything attached
+	l7      = "l7"      // the same pods, through an address whose requests are routed one by one
+	same    = "same"    // as l7, where all requests have the same endpoint
+	beside  = "beside"  // as l7, to direct's server, so that only one pod's programs run
 	passing = "passing" // enrolled too, but to an address that is no service's
 	haproxy = "haproxy" // HAProxy in the client's pod and in the server's
 )
@@ -53,23 +48,11 @@ type bed struct {
 	pin      [2]string
 	variants map[string]*variant
 	cpu      *accountant
-	script   string // wrk.lua, on disk
-}
-
-// mesh is what the files in mesh/ are filled with.
-type mesh struct {
-	Version int
-	VIP     netip.Addr
-	Ports   []port
-}
-
-type port struct {
-	Name     string
-	Endpoint netip.AddrPort
+	scripts  string // the folder of wrk's
 }
 
 func newBed(ctx context.Context, n *node.Node, pin string) (*bed, error) {
-	b := &bed{n: n, variants: map[string]*variant{}, script: filepath.Join(n.Dir, "wrk.lua")}
+	b := &bed{n: n, variants: map[string]*variant{}, scripts: n.Dir}
 	var err error
 	if b.self, err = os.Executable(); err != nil {
 		return nil, err
@@ -80,8 +63,11 @@ func newBed(ctx context.Context, n *node.Node, pin string) (*bed, error) {
 	if b.cpu, err = newAccountant(); err != nil {
 		return nil, err
 	}
-	if err := b.place("wrk.lua", b.script); err != nil {
-		return nil, err
+	// wrk takes one script.
+	for script, parts := range map[string][]string{scriptCount: {scriptCount}, scriptRotate: {scriptCount, scriptRotate}} {
+		if err := b.place(filepath.Join(b.scripts, script), parts...); err != nil {
+			return nil, err
+		}
 	}
 	for _, build := range []func(context.Context) error{b.direct, b.kmesh, b.haproxy} {
 		if err := build(ctx); err != nil {
@@ -125,12 +111,17 @@ func placement(how string) (lists [2]string, err error) {
 	return lists, nil
 }
 
-func (b *bed) place(name, to string) error {
-	text, err := files.ReadFile(name)
-	if err == nil {
-		err = os.WriteFile(to, text, 0o600)
+// place puts files of this program, one behind the other, at a path.
+func (b *bed) place(to string, names ...string) error {
+	var all []byte
+	for _, name := range names {
+		text, err := files.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		all = append(all, text...)
 	}
-	return err
+	return os.WriteFile(to, all, 0o600)
 }
 
 // command runs a program on a side's processors.
@@ -165,11 +156,11 @@ func (b *bed) pods(ctx context.Context, name string, annotations map[string]stri
 // serve starts the servers of package load, which live as long as the pod.
 func (b *bed) serve(ctx context.Context, p *node.Pod, at netip.Addr) error {
 	cmd := b.command(context.WithoutCancel(ctx), serverSide, b.self, "load", "serve", "-at", at.String())
-	return b.background(ctx, p, cmd, at, "")
+	return b.background(ctx, p, cmd, at, load.Ports(), "")
 }
 
-// background starts a program that serves all ports in a pod, and waits until it does.
-func (b *bed) background(ctx context.Context, p *node.Pod, cmd *exec.Cmd, at netip.Addr, dir string) error {
+// background starts a program that serves ports in a pod, and waits until it does.
+func (b *bed) background(ctx context.Context, p *node.Pod, cmd *exec.Cmd, at netip.Addr, ports []uint16, dir string) error {
 	var said bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &said, &said
 	proc, err := p.StartCmd(cmd)
@@ -178,7 +169,7 @@ func (b *bed) background(ctx context.Context, p *node.Pod, cmd *exec.Cmd, at net
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for _, port := range []uint16{load.HTTPPort, load.EchoPort, load.SinkPort} {
+	for _, port := range ports {
 		for {
 			err := p.Do(func() error {
 				c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(at, port).String(), time.Second)
@@ -227,8 +218,8 @@ func (b *bed) kmesh(ctx context.Context) error {
 		return err
 	}
 	// Pods are enrolled once there is a mesh: a first one, without them.
-	m := mesh{Version: 1, VIP: vip}
-	if err := m.write(dir, b.variants[direct].server.IP4, b.variants[direct].client.IP4); err != nil {
+	other := b.variants[direct]
+	if err := meshOf(1, other.server.IP4, other.server.IP4, other.client.IP4).write(dir); err != nil {
 		return err
 	}
 	if _, err := b.n.StartHelper(ctx, "--xds-dir", dir); err != nil {
@@ -256,14 +247,16 @@ func (b *bed) kmesh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.Version++
-	if err := m.write(dir, v.server.IP4, v.client.IP4); err != nil {
+	if err := meshOf(2, v.server.IP4, other.server.IP4, v.client.IP4).write(dir); err != nil {
 		return err
 	}
 	if err := b.published(ctx, before.Generation); err != nil {
 		return err
 	}
 	b.variants[passing] = &variant{client: v.client, server: v.client, at: v.client.IP4}
+	b.variants[l7] = &variant{client: v.client, server: v.server, at: vipL7}
+	b.variants[same] = &variant{client: v.client, server: v.server, at: vipSame}
+	b.variants[beside] = &variant{client: v.client, server: other.server, at: vipBeside}
 	v.at = vip
 	return nil
 }
@@ -295,56 +288,29 @@ func (b *bed) haproxy(ctx context.Context) error {
 	if err := b.serve(ctx, v.server, loopback); err != nil {
 		return err
 	}
+	both := []uint16{load.HTTPPort, load.EchoPort, load.SinkPort, load.PagePort}
 	for side, s := range []struct {
-		pod  *node.Pod
-		name string
-		at   netip.Addr
-	}{clientSide: {v.client, "client", loopback}, serverSide: {v.server, "server", v.at}} {
+		pod   *node.Pod
+		name  string
+		at    netip.Addr
+		ports []uint16
+	}{
+		clientSide: {v.client, "client", loopback, append(both, load.SwitchPort)},
+		serverSide: {v.server, "server", v.at, append(both, load.SwitchPorts[:]...)},
+	} {
 		dir := filepath.Join(b.n.Dir, "haproxy-"+s.name)
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		if err := b.place("haproxy/"+s.name+".cfg", filepath.Join(dir, "haproxy.cfg")); err != nil {
+		if err := b.place(filepath.Join(dir, "haproxy.cfg"), "haproxy/"+s.name+".cfg"); err != nil {
 			return err
 		}
 		cmd := b.command(context.WithoutCancel(ctx), side, "haproxy", "-db", "-q", "-f", "haproxy.cfg")
 		cmd.Env = append(os.Environ(), "POD="+v.server.IP4.String(), "SERVER="+v.server.IP4.String())
-		if err := b.background(ctx, s.pod, cmd, s.at, dir); err != nil {
+		if err := b.background(ctx, s.pod, cmd, s.at, s.ports, dir); err != nil {
 			return err
 		}
 	}
 	v.at = loopback
-	return nil
-}
-
-// write puts the files into dir, each by an atomic rename, and leaves alone what is as it was: from the first version to
-// the second, one file changes, and so one generation is all of it. own is the pod that connects to itself through the service.
-func (m mesh) write(dir string, server, own netip.Addr) error {
-	m.Ports = []port{
-		{"http", netip.AddrPortFrom(server, load.HTTPPort)},
-		{"echo", netip.AddrPortFrom(server, load.EchoPort)},
-		{"sink", netip.AddrPortFrom(server, load.SinkPort)},
-		{"own", netip.AddrPortFrom(own, load.ConnectPort)},
-	}
-	all, err := template.ParseFS(files, "mesh/*.yaml")
-	if err != nil {
-		return err
-	}
-	for _, t := range all.Templates() {
-		var text bytes.Buffer
-		if err := t.Execute(&text, m); err != nil {
-			return fmt.Errorf("filling in %s: %w", t.Name(), err)
-		}
-		to := filepath.Join(dir, t.Name())
-		if old, err := os.ReadFile(to); err == nil && bytes.Equal(old, text.Bytes()) {
-			continue
-		}
-		if err := os.WriteFile(to+".new", text.Bytes(), 0o600); err != nil {
-			return err
-		}
-		if err := os.Rename(to+".new", to); err != nil {
-			return err
-		}
-	}
 	return nil
 }

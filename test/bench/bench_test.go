@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"kmesh/bpf"
 	"kmesh/test/node"
 )
 
@@ -53,8 +54,8 @@ func checkGone(t *testing.T, said string) {
 func TestBench(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	out := filepath.Join(t.TempDir(), "sub", "result.json")
-	cmd := exec.CommandContext(ctx, program(t), "-duration", "1s", "-rounds", "1", "-repeats", "0", "-noise", "1000", "-adds", "2", "-connects", "50", "-o", out)
+	out, kept := filepath.Join(t.TempDir(), "sub", "result.json"), filepath.Join(t.TempDir(), "kept.md")
+	cmd := exec.CommandContext(ctx, program(t), "-duration", "1s", "-rounds", "1", "-repeats", "0", "-noise", "1000", "-adds", "2", "-connects", "50", "-o", out, "-table", kept)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	var table, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &table, &said
@@ -80,12 +81,12 @@ func TestBench(t *testing.T) {
 	}
 	for i, o := range r.Workloads {
 		w := workloads[i]
-		if o.Key != w.Key || o.Accepted != 1 || len(o.Variants) != 3 || len(o.Ratios) != 2 {
+		if o.Key != w.Key || o.Accepted != 1 || len(o.Variants) != 1+len(w.others) || len(o.Ratios) != len(w.others) {
 			t.Errorf("workload %s: %+v", w.Key, o)
 		}
 		for _, v := range append([]string{direct}, w.others...) {
 			f := o.Variants[v]
-			if f.Rate.Median <= 0 || f.CPU.Median <= 0 || w.Key != "bulk" && (f.P50.Median <= 0 || f.P99.Median < f.P50.Median) {
+			if f.Rate.Median <= 0 || f.CPU.Median <= 0 || w.Key != "bulk" && w.Key != "get" && (f.P50.Median <= 0 || f.P99.Median < f.P50.Median) {
 				t.Errorf("%s, %s: %+v", w.Key, v, f)
 			}
 		}
@@ -93,16 +94,30 @@ func TestBench(t *testing.T) {
 	if a := r.Adds; a.N != 2 || a.Start.P50 <= 0 || a.Plain.P99 <= 0 || a.Enrolled.P50 <= a.Start.P50 {
 		t.Errorf("CNI ADD: %+v", a)
 	}
-	// Five workloads that the design has a number for, two of the plugin's.
-	if len(r.Table) != 7 {
+	if len(r.Packets) != len(allTraffic)*len(bpf.TCHooks) || r.ClockNS <= 0 {
+		t.Errorf("%d rows of packets, the clock's own part %v ns", len(r.Packets), r.ClockNS)
+	}
+	for _, p := range r.Packets {
+		if p.NS.N != 1 || p.Each.Median <= 0 {
+			t.Errorf("%+v", p)
+		}
+	}
+	// Routed: three of each keep-alive, two of each that switches, connections, pages; a foreign packet in two programs;
+	// five of L4; two of the plugin's.
+	if len(r.Table) != 3+3+2+2+1+1+2+5+2 {
 		t.Errorf("%d rows", len(r.Table))
 	}
-	beside, err := os.ReadFile(strings.TrimSuffix(out, ".json") + ".md")
-	if err != nil {
-		t.Fatal(err)
+	if !strings.Contains(r.Command, "-table "+kept) {
+		t.Errorf("the command is told as %q", r.Command)
 	}
-	if !bytes.Equal(beside, table.Bytes()) {
-		t.Error("the table beside the result is another than the one printed")
+	for _, path := range []string{strings.TrimSuffix(out, ".json") + ".md", kept} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(text, table.Bytes()) {
+			t.Errorf("the table in %s is another than the one printed", path)
+		}
 	}
 	for _, row := range r.Table {
 		verdicts := []verdict{reached, notReached, reached + ", within the spread", notReached + ", within the spread"}

@@ -88,6 +88,7 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	bin := fs.String("bin", "", "`folder` of kmesh-cni and kmesh-helper; empty: build them")
 	out := fs.String("o", "bin/bench.json", "`file` for the result; the table goes beside it, as .md")
+	table := fs.String("table", "", "another `file` for the table, to be kept")
 	fs.IntVar(&s.Rounds, "rounds", s.Rounds, "rounds wanted for each workload")
 	fs.IntVar(&s.Repeats, "repeats", s.Repeats, "refused rounds that are repeated, at most, for each workload")
 	fs.Float64Var(&s.Noise, "noise", s.Noise, "coefficient of variation of direct above which a round is refused")
@@ -95,7 +96,7 @@ func run(ctx context.Context, args []string) error {
 	fs.IntVar(&s.Adds, "adds", s.Adds, "CNI ADDs of each kind")
 	fs.IntVar(&s.Connects, "connects", s.Connects, "connect() calls in a measurement")
 	fs.StringVar(&s.Pin, "pin", s.Pin, "where processes run: none (anywhere), halves (clients' pods on one half of the processors, servers' on the other), one (all on one)")
-	fs.StringVar(&s.Run, "run", "", "only the workloads whose key matches this `regexp`; CNI ADD's is adds")
+	fs.StringVar(&s.Run, "run", "", "only the workloads whose key matches this `regexp`; adds is CNI ADD, packets what packets cost")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -110,7 +111,8 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return r.save(*out)
+	r.Command = "BENCH=" + mode + " " + strings.Join(os.Args, " ")
+	return r.save(*out, *table)
 }
 
 // measureAll makes the node, measures, and takes everything down again.
@@ -171,7 +173,17 @@ func measureAll(ctx context.Context, s settings, chosen func(key string) bool, b
 			progress("  too noisy: all %d rounds were refused", o.Refused)
 			continue
 		}
-		progress("  direct %s %s; Kmesh %s; %d rounds, %d refused", figure(o.Variants[direct].Rate), w.Unit, ratio(o.Ratios[kmesh].Rate), o.Accepted, o.Refused)
+		said := []string{"  " + direct + " " + figure(o.Variants[direct].Rate) + " " + w.Unit}
+		for _, v := range w.others {
+			said = append(said, title(w, v)+" "+ratio(o.Ratios[v].Rate))
+		}
+		progress("%s; %d rounds, %d refused", strings.Join(said, "; "), o.Accepted, o.Refused)
+	}
+	if chosen("packets") {
+		progress("what packets cost")
+		if r.Packets, r.ClockNS, err = measurePackets(ctx, b, s); err != nil {
+			return r, fmt.Errorf("what packets cost: %w", err)
+		}
 	}
 	if chosen("adds") {
 		progress("CNI ADD")
@@ -181,7 +193,7 @@ func measureAll(ctx context.Context, s settings, chosen func(key string) bool, b
 	}
 	r.Took = time.Since(r.Began).Seconds()
 	r.Machine.Stolen = over(stolen, measured)
-	r.Table = tableOf(r.Workloads, r.Adds)
+	r.Table = tableOf(r.Workloads, r.Packets, r.Adds)
 	return r, nil
 }
 
@@ -196,7 +208,7 @@ func version(ctx context.Context) string {
 	return string(bytes.TrimSpace(out))
 }
 
-func (r report) save(path string) error {
+func (r report) save(path, kept string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
@@ -208,8 +220,13 @@ func (r report) save(path string) error {
 		return err
 	}
 	table := strings.TrimSuffix(path, filepath.Ext(path)) + ".md"
-	if err := os.WriteFile(table, []byte(r.markdown()), 0o644); err != nil {
-		return err
+	for _, to := range []string{table, kept} {
+		if to == "" {
+			continue
+		}
+		if err := os.WriteFile(to, []byte(r.markdown()), 0o644); err != nil {
+			return err
+		}
 	}
 	fmt.Print(r.markdown())
 	progress("\n%s, %s; %s", path, table, r.CleanUp)

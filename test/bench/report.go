@@ -18,6 +18,7 @@ import (
 // report is the JSON file: all that was measured, what was made of it, and where it was.
 type report struct {
 	Version  string    `json:"version"` // of the tree, by git
+	Command  string    `json:"command"`
 	Began    time.Time `json:"began"`
 	Took     float64   `json:"took_seconds"`
 	Settings settings  `json:"settings"`
@@ -26,7 +27,9 @@ type report struct {
 	CPUMethod string `json:"cpu_method"`
 
 	Workloads []outcome `json:"workloads"`
-	Adds      adds      `json:"cni_add"` // N is 0 where it was not chosen
+	Packets   []packets `json:"packets"`
+	ClockNS   float64   `json:"clock_ns"` // what Packets are told without
+	Adds      adds      `json:"cni_add"`  // N is 0 where it was not chosen
 	Table     []row     `json:"table"`
 	// What was looked for when everything had been taken down.
 	CleanUp string `json:"clean_up"`
@@ -101,6 +104,16 @@ func outcomeOf(w workload, rounds []round) outcome {
 		o.Ratios[name] = figuresOf(s)
 	}
 	return o
+}
+
+// between is a's figures in ratio to b's, of the same rounds; both are others than the reference.
+func (o outcome) between(a, b string) figures {
+	var ratios []sample
+	for _, r := range accepted(o.Rounds) {
+		x, y := r.Others[a], r.Others[b]
+		ratios = append(ratios, sample{Rate: over(x.Rate, y.Rate), P50: over(x.P50, y.P50), P99: over(x.P99, y.P99), CPU: over(x.CPU, y.CPU), Soft: over(x.Soft, y.Soft)})
+	}
+	return figuresOf(ratios)
 }
 
 func over(a, b float64) float64 {

@@ -155,6 +155,68 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
+// Each row is judged by its own ratio: to direct, to the same endpoint's, to HAProxy's.
+func TestRoutedRows(t *testing.T) {
+	others := map[string]sample{
+		kmesh: {Rate: 99, P50: 10}, l7: {Rate: 92, P50: 12}, same: {Rate: 95, P50: 11}, haproxy: {Rate: 40, P50: 30},
+	}
+	rounds := []round{{Before: sample{Rate: 100, P50: 10}, After: sample{Rate: 100, P50: 10}, Others: others}}
+	var got []string
+	for _, w := range []workload{
+		{Key: "echo", others: []string{kmesh, haproxy}},
+		{Key: "keepalive1", Unit: "requests/s", others: []string{kmesh, l7, haproxy}},
+		{Key: "switch1", Unit: "requests/s", others: []string{l7, same, haproxy}, switches: true},
+		{Key: "get", Unit: "Gbit/s", others: []string{l7, haproxy}},
+	} {
+		for _, r := range routedRows(outcomeOf(w, rounds)) {
+			got = append(got, strings.Join([]string{w.Key, r.Kmesh, r.Must, string(r.Reached), r.Design, string(r.There)}, "; "))
+		}
+	}
+	want := []string{
+		"keepalive1; 0.92x (0.92-0.92); >= 0.90x; reached; >= 0.95x; not reached",
+		"keepalive1; 1.20x (1.20-1.20); <= 1.05x; not reached; ; ",
+		"keepalive1; 2.30x (2.30-2.30); >= 2.5x; not reached; ; ",
+		"switch1; 1.09x (1.09-1.09); <= 1.05x; not reached; ; ",
+		"switch1; 2.30x (2.30-2.30); >= 1.8x; reached; ; ",
+		"get; 0.92x (0.92-0.92); >= 0.90x; reached; >= 0.95x; not reached",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("rows\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// A fast answer that took another way is no answer.
+func TestEvents(t *testing.T) {
+	for _, tc := range []struct {
+		name, variant string
+		switches      bool
+		did           events
+		good          bool
+	}{
+		{"nothing was routed", direct, false, events{}, true},
+		{"direct was routed", direct, false, events{flows: 1}, false},
+		{"L4 was routed", kmesh, false, events{flows: 1}, false},
+		{"routed", l7, false, events{flows: 1}, true},
+		{"not routed", l7, false, events{}, false},
+		{"not routed, beside", beside, false, events{}, false},
+		{"a connection was pinned", l7, false, events{flows: 2, pinned: 1}, false},
+		{"a request was answered here", l7, false, events{flows: 2, answered: 1}, false},
+		{"all switch", l7, true, events{flows: 1, switched: 100}, true},
+		{"nearly all switch", l7, true, events{flows: 1, switched: 90}, true},
+		{"many do not switch", l7, true, events{flows: 1, switched: 89}, false},
+		{"none should switch", l7, false, events{flows: 1, switched: 1}, false},
+		{"the same endpoint", same, true, events{flows: 1}, true},
+		{"not the same endpoint", same, true, events{flows: 1, switched: 1}, false},
+	} {
+		if err := tc.did.check(tc.variant, tc.switches, 100); (err == nil) != tc.good {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+	if got := (events{5, 6, 7, 8}).minus(events{1, 2, 3, 4}); got != (events{4, 4, 4, 4}) {
+		t.Errorf("minus: %+v", got)
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	for _, tc := range []struct {
 		values []float64
@@ -171,6 +233,21 @@ func TestVerdict(t *testing.T) {
 	} {
 		if got := atLeast(spreadOf(tc.values), 0.98); got != tc.want {
 			t.Errorf("%v: %s, want %s", tc.values, got, tc.want)
+		}
+	}
+	for _, tc := range []struct {
+		values []float64
+		want   verdict
+	}{
+		{nil, unknown},
+		{[]float64{1.05}, reached},
+		{[]float64{1.051}, notReached},
+		{[]float64{1, 1, 9}, "reached, within the spread"},
+		{[]float64{0.1, 0.9, 1.1, 1.2, 1.3}, "not reached, within the spread"},
+		{[]float64{1, 1, 1, 1, 9}, reached},
+	} {
+		if got := atMost(spreadOf(tc.values), 1.05); got != tc.want {
+			t.Errorf("at most: %v: %s, want %s", tc.values, got, tc.want)
 		}
 	}
 	if below(19.9, 20) != reached || below(20, 20) != notReached {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,6 +16,9 @@ type row struct {
 	Kmesh   string  `json:"kmesh"`
 	Must    string  `json:"must"`
 	Reached verdict `json:"reached"`
+	// The design's number, where it asks for more.
+	Design string  `json:"design,omitempty"`
+	There  verdict `json:"there,omitempty"`
 }
 
 type verdict string
@@ -41,6 +45,21 @@ func atLeast(s spread, must float64) verdict {
 	return v
 }
 
+// atMost is atLeast's other way round.
+func atMost(s spread, must float64) verdict {
+	v := reached
+	switch {
+	case s.N == 0:
+		return unknown
+	case s.Median > must:
+		v = notReached
+	}
+	if s.Q1 <= must && must < s.Q3 {
+		v += ", within the spread"
+	}
+	return v
+}
+
 func below(ms, must float64) verdict {
 	if ms < must {
 		return reached
@@ -48,7 +67,7 @@ func below(ms, must float64) verdict {
 	return notReached
 }
 
-// What the design asks of a flow that is not routed by request, and of one that is made for each request.
+// What is asked of a flow that is not routed by request, and of one that is made for each request.
 const (
 	mustFlow  = 0.98
 	mustClose = 0.95
@@ -56,28 +75,88 @@ const (
 	mustPlain = 5  // ms
 )
 
-func tableOf(outcomes []outcome, a adds) []row {
+// What is asked where requests are routed.
+const (
+	mustRouted    = 0.90 // of direct's rate
+	designRouted  = 0.95
+	mustP50       = 1.05 // of direct's; where every request switches, of that of the same leg
+	mustOver      = 2.5  // of HAProxy's rate
+	mustSwitching = 1.8  // of HAProxy's rate, where every request switches
+	mustForeign   = 40   // ns
+)
+
+func tableOf(outcomes []outcome, p []packets, a adds) []row {
 	var rows []row
 	for _, o := range outcomes {
+		rows = append(rows, routedRows(o)...)
+	}
+	for _, p := range p {
+		if p.What == allTraffic[0].what {
+			rows = append(rows, row{
+				What: "foreign packet through " + p.Program, Kmesh: figure(p.NS) + " ns", Must: fmt.Sprintf("<= %d ns", mustForeign), Reached: atMost(p.NS, mustForeign),
+			})
+		}
+	}
+	for _, o := range outcomes {
 		must, what := mustFlow, "L4 flow in an enrolled pod, everything attached: "+o.What
-		switch o.Key {
-		case "connect":
+		switch {
+		case o.Key == "connect" || !slices.Contains(o.others, kmesh):
 			continue
-		case "close":
-			must, what = mustClose, o.What+" (as L4)"
+		case o.Key == "close":
+			must, what = mustClose, "as L4: "+o.What
 		}
 		rows = append(rows, row{
-			what + ", " + o.Unit, ratio(o.Ratios[haproxy].Rate), ratio(o.Ratios[kmesh].Rate),
-			fmt.Sprintf(">= %.2fx", must), atLeast(o.Ratios[kmesh].Rate, must),
+			What: what + ", " + o.Unit, HAProxy: ratio(o.Ratios[haproxy].Rate), Kmesh: ratio(o.Ratios[kmesh].Rate),
+			Must: fmt.Sprintf(">= %.2fx", must), Reached: atLeast(o.Ratios[kmesh].Rate, must),
 		})
 	}
 	if a.N == 0 {
 		return rows
 	}
 	return append(rows,
-		row{"CNI ADD p99, enrolled", "", fmt.Sprintf("%.1f ms", a.Enrolled.P99), fmt.Sprintf("< %d ms", mustAdd), below(a.Enrolled.P99, mustAdd)},
-		row{"CNI ADD p99, not enrolled, over process start", "", fmt.Sprintf("%.1f ms", a.OverStart.P99), fmt.Sprintf("< %d ms", mustPlain), below(a.OverStart.P99, mustPlain)},
+		row{
+			What: "CNI ADD p99, enrolled", Kmesh: fmt.Sprintf("%.1f ms", a.Enrolled.P99),
+			Must: fmt.Sprintf("< %d ms", mustAdd), Reached: below(a.Enrolled.P99, mustAdd),
+		},
+		row{
+			What: "CNI ADD p99, not enrolled, over process start", Kmesh: fmt.Sprintf("%.1f ms", a.OverStart.P99),
+			Must: fmt.Sprintf("< %d ms", mustPlain), Reached: below(a.OverStart.P99, mustPlain),
+		},
 	)
+}
+
+// routedRows are those of a workload whose requests are routed one by one; none for others.
+func routedRows(o outcome) []row {
+	if !slices.Contains(o.others, l7) {
+		return nil
+	}
+	of, to := "L7: "+o.What+", ", o.Ratios
+	over := o.between(l7, haproxy).Rate
+	if o.switches {
+		leg := o.between(l7, same)
+		return []row{
+			{What: of + "p50 to the same endpoint's", Kmesh: ratio(leg.P50), Must: fmt.Sprintf("<= %.2fx", mustP50), Reached: atMost(leg.P50, mustP50)},
+			{
+				What: of + o.Unit + " to HAProxy x2's", HAProxy: "1", Kmesh: ratio(over),
+				Must: fmt.Sprintf(">= %.1fx", mustSwitching), Reached: atLeast(over, mustSwitching),
+			},
+		}
+	}
+	rows := []row{{
+		What: of + o.Unit, HAProxy: ratio(to[haproxy].Rate), Kmesh: ratio(to[l7].Rate),
+		Must: fmt.Sprintf(">= %.2fx", mustRouted), Reached: atLeast(to[l7].Rate, mustRouted),
+		Design: fmt.Sprintf(">= %.2fx", designRouted), There: atLeast(to[l7].Rate, designRouted),
+	}}
+	if strings.HasPrefix(o.Key, "keepalive") {
+		rows = append(rows, row{
+			What: of + "p50", HAProxy: ratio(to[haproxy].P50), Kmesh: ratio(to[l7].P50),
+			Must: fmt.Sprintf("<= %.2fx", mustP50), Reached: atMost(to[l7].P50, mustP50),
+		}, row{
+			What: of + o.Unit + " to HAProxy x2's", HAProxy: "1", Kmesh: ratio(over),
+			Must: fmt.Sprintf(">= %.1fx", mustOver), Reached: atLeast(over, mustOver),
+		})
+	}
+	return rows
 }
 
 // ratio with its middle half.
@@ -114,6 +193,7 @@ func (r report) markdown() string {
 	}
 
 	say("# Kmesh, measured\n")
+	say("    %s\n", r.Command)
 	say("%s, %s, %s, Linux %s, %d x %s, %s.", r.Version, r.Began.Format(time.DateTime), strings.Join(r.Machine.Tools, ", "), r.Machine.Kernel, r.Machine.CPUs, r.Machine.CPU, r.Machine.Go)
 	say("%d rounds of %s wanted for each workload, a round refused when direct before and after it vary by more than %.0f %%; %d were refused, %.0f s in all. Load before: %s; stolen by the hypervisor: %.1f %%.",
 		r.Settings.Rounds, r.Settings.Duration, 100*r.Settings.Noise, r.refused(), r.Took, r.Machine.Load, 100*r.Machine.Stolen)
@@ -126,11 +206,12 @@ func (r report) markdown() string {
 		say("Clients' pods run on CPU %s, servers' on CPU %s.", r.Machine.Clients, r.Machine.Servers)
 	}
 	say("\nRatios to direct pod-to-pod with nothing attached: the median of the rounds, and their middle half.\n")
-	head("what", "HAProxy x2", "Kmesh", "must", "")
+	head("what", "HAProxy x2", "Kmesh", "must", "", "design", "")
 	for _, row := range r.Table {
-		line(row.What, row.HAProxy, row.Kmesh, row.Must, string(row.Reached))
+		line(row.What, row.HAProxy, row.Kmesh, row.Must, string(row.Reached), row.Design, string(row.There))
 	}
-	say("\nAll of it is L4: the connection is bound to an endpoint once. What is routed by request is not measured here yet.\n")
+	say("\nL7: each request is routed; that it was, and how many switched endpoints, is counted and checked. L4: the connection is bound to an endpoint once.")
+	say("HAProxy routes requests where Kmesh does at L7.\n")
 
 	say("## Figures\n")
 	head("workload", "variant", "rate", "p50, us", "p99, us", "CPU", "softirq", "p50 to direct", "CPU to direct", "rounds (refused)")
@@ -159,6 +240,7 @@ func (r report) markdown() string {
 	say("\nCPU: %s. A connect's CPU holds the making and the end of its connection too. Softirq: their share of the machine's busy time, by /proc/stat's ticks.", r.CPUMethod)
 	say("p50 and p99 of HTTP are wrk's, which knows whole microseconds only, and adds what a stalled connection would have sent.\n")
 
+	r.sayPackets(say, line, head)
 	if r.Adds.N == 0 {
 		return b.String()
 	}
@@ -178,6 +260,19 @@ func (r report) markdown() string {
 	return b.String()
 }
 
+// sayPackets is the report's part about single packets.
+func (r report) sayPackets(say func(string, ...any), line, head func(...string)) {
+	if len(r.Packets) == 0 {
+		return
+	}
+	say("## What a packet costs in the TC programs of an enrolled pod\n")
+	head("traffic of the pod", "program", "ns", "packets")
+	for _, p := range r.Packets {
+		line(p.What, p.Program, figure(p.NS), figure(p.Each)+" / "+p.Unit)
+	}
+	say("\nThe kernel's own statistics (BPF_ENABLE_STATS): the mean of each round, less the %.0f ns that a program of one instruction takes by the same clock. The server's pod has no programs.\n", r.ClockNS)
+}
+
 func (r report) refused() (n int) {
 	for _, o := range r.Workloads {
 		n += o.Refused
@@ -191,7 +286,11 @@ func title(w workload, name string) string {
 	case name == haproxy:
 		return "HAProxy x2"
 	case name == kmesh:
-		return "Kmesh"
+		return "Kmesh L4"
+	case name == l7:
+		return "Kmesh L7"
+	case name == same:
+		return "Kmesh L7, one endpoint"
 	case name == passing:
 		return "Kmesh, not a service's address"
 	case w.Key == "connect":

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -30,21 +31,31 @@ type workload struct {
 	client func(b *bed, v *variant, s settings) []string
 	// middle: the rate is the median's, since a mean of what takes microseconds tells of interrupts.
 	middle bool
+	// switches: the variant l7 has another endpoint for each request than for the one before.
+	switches bool
 }
 
 var workloads = []workload{
 	{
 		Key: "keepalive1", What: "keep-alive HTTP, 1 connection", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
-		others: []string{kmesh, haproxy}, client: wrk(1),
+		others: []string{kmesh, l7, haproxy}, client: wrk(1),
 	},
 	{
 		Key: "keepalive16", What: "keep-alive HTTP, 16 connections", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
-		others: []string{kmesh, haproxy}, client: wrk(16),
+		others: []string{kmesh, l7, haproxy}, client: wrk(16),
+	},
+	{
+		Key: "switch1", What: "every request another of 3 endpoints, 1 connection", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
+		others: []string{l7, same, haproxy}, client: rotating(1), switches: true,
+	},
+	{
+		Key: "switch16", What: "every request another of 3 endpoints, 16 connections", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
+		others: []string{l7, same, haproxy}, client: rotating(16), switches: true,
 	},
 	{
 		// Time bounds the number, and the server closes first: clients' ports do not run out.
 		Key: "close", What: "connection per request, 8 at a time", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
-		others: []string{kmesh, haproxy}, client: wrk(8, "-H", "Connection: close"),
+		others: []string{kmesh, l7, haproxy}, client: wrk(8, "-H", "Connection: close"),
 	},
 	{
 		Key: "echo", What: "L4 request/response, 1 byte, 1 connection", Unit: "exchanges/s", Work: "exchange", PerWork: 1, PerUnit: 1,
@@ -53,6 +64,10 @@ var workloads = []workload{
 	{
 		Key: "bulk", What: "bulk, 1 connection", Unit: "Gbit/s", Work: "MB", PerWork: 1e6, PerUnit: 1e9 / 8,
 		others: []string{kmesh, haproxy}, client: own("stream", load.SinkPort),
+	},
+	{
+		Key: "get", What: "bulk GET, 1 connection", Unit: "Gbit/s", Work: "MB", PerWork: 1e6, PerUnit: 1e9 / 8,
+		others: []string{l7, haproxy}, client: own("get", load.PagePort),
 	},
 	{
 		Key: "connect", What: "connect() alone, to a listener in the same pod", Unit: "/s at the p50", Work: "connect", PerWork: 1, PerUnit: 1,
@@ -67,12 +82,29 @@ var workloads = []workload{
 	},
 }
 
+// wrk's scripts.
+const (
+	scriptCount  = "wrk.lua"
+	scriptRotate = "rotate.lua"
+)
+
 func wrk(connections int, args ...string) func(*bed, *variant, settings) []string {
 	return func(b *bed, v *variant, s settings) []string {
-		cmd := append([]string{
-			"wrk", "-t", "1", "-c", strconv.Itoa(connections), "--timeout", "10s", "-d", fmt.Sprintf("%ds", int(max(s.Duration, time.Second)/time.Second)), "-s", b.script,
-		}, args...)
-		return append(cmd, "http://"+netip.AddrPortFrom(v.at, load.HTTPPort).String()+"/")
+		return append(b.wrk(v, s, connections, scriptCount, load.HTTPPort), args...)
+	}
+}
+
+func rotating(connections int) func(*bed, *variant, settings) []string {
+	return func(b *bed, v *variant, s settings) []string {
+		return b.wrk(v, s, connections, scriptRotate, load.SwitchPort)
+	}
+}
+
+// wrk takes options behind the address too.
+func (b *bed) wrk(v *variant, s settings, connections int, script string, port uint16) []string {
+	return []string{
+		"wrk", "http://" + netip.AddrPortFrom(v.at, port).String() + "/", "-t", "1", "-c", strconv.Itoa(connections), "--timeout", "10s",
+		"-d", fmt.Sprintf("%ds", int(max(s.Duration, time.Second)/time.Second)), "-s", filepath.Join(b.scripts, script),
 	}
 }
 
@@ -95,6 +127,10 @@ func (b *bed) measure(ctx context.Context, w workload, name string, s settings) 
 	if v.server != v.client {
 		cgroups = append(cgroups, v.server.CgroupPath)
 	}
+	was, err := b.events()
+	if err != nil {
+		return sample{}, usage{}, err
+	}
 	before, err := b.cpu.read(cgroups...)
 	if err != nil {
 		return sample{}, usage{}, err
@@ -108,6 +144,13 @@ func (b *bed) measure(ctx context.Context, w workload, name string, s settings) 
 		return sample{}, usage{}, err
 	}
 	c, err := parse(out)
+	if err != nil {
+		return sample{}, usage{}, err
+	}
+	is, err := b.events()
+	if err == nil {
+		err = is.minus(was).check(name, w.switches, c.Count)
+	}
 	if err != nil {
 		return sample{}, usage{}, err
 	}

@@ -5,8 +5,11 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,6 +82,7 @@ func TestDemoInterrupted(t *testing.T) {
 		noColor  bool
 	}{
 		{"Ctrl-C in its traffic, on a terminal", "connections to", syscall.SIGINT, false},
+		{"Ctrl-C in its HTTP load, on a terminal", "restarting v1-b", syscall.SIGINT, false},
 		{"SIGTERM with the helper dead, on a terminal that wants no colour", "is dead", syscall.SIGTERM, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -199,5 +203,38 @@ func TestScreenWithoutTerminal(t *testing.T) {
 	}
 	if err := s.verdict(); err == nil || !strings.Contains(err.Error(), "two") {
 		t.Errorf("the verdict is %v, want the false claim", err)
+	}
+}
+
+func TestDrawn(t *testing.T) {
+	if got := bar(0.9, 10); got != "█████████░" {
+		t.Errorf("a bar of 0.9 is %q", got)
+	}
+	if got := spark([]float64{0, 0.5, math.NaN(), 1}); got != "▁▅ █" {
+		t.Errorf("a line of 0, 0.5, nothing, 1 is %q", got)
+	}
+}
+
+func TestShares(t *testing.T) {
+	l := &load{ended: 40, samples: []sample{{0, 1, "v1-a"}, {5, 1, "v2-a"}, {10, 1, "v2-a"}, {30, 1, "v2-b"}, {39, 1, "v1-b"}}}
+	shares, after, stray := l.shares("v2", 4, 10)
+	if fmt.Sprint(shares) != "[0.5 1 NaN 0.5]" || after != 2 || stray != 1 {
+		t.Errorf("the shares are %v, after the moment %d, of them elsewhere %d", shares, after, stray)
+	}
+	if n := l.between("v2-a", 0, 10); n != 1 {
+		t.Errorf("%d of v2-a in between, want 1", n)
+	}
+}
+
+func TestProcAddr(t *testing.T) {
+	want := netip.MustParseAddrPort("10.77.0.2:8000")
+	number := binary.NativeEndian.Uint32(want.Addr().AsSlice())
+	if got, err := procAddr(fmt.Sprintf("%08X:%04X", number, want.Port())); err != nil || got != want {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "0:", "XX:0050"} {
+		if got, err := procAddr(bad); err == nil {
+			t.Errorf("%q is %v", bad, got)
+		}
 	}
 }

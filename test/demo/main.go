@@ -23,8 +23,16 @@ import (
 
 func main() {
 	bin := flag.String("bin", besideMe(), "`folder` of kmesh-cni and kmesh-helper; empty: build them")
-	n := flag.Int("n", 1000, "connections for each split")
+	n := flag.Int("n", 1000, "connections for each split, and a third of the requests")
+	name := flag.String("serve", "", "be the HTTP server of the pod of that `name` (the demo starts itself so)")
 	flag.Parse()
+	if *name != "" {
+		if err := serve(*name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 
 	// Caught for the whole of the run: a second interrupt does not end the clean-up, a closed pipe not the demo.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

@@ -13,7 +13,7 @@ import (
 	"text/template"
 )
 
-//go:embed mesh/*.yaml
+//go:embed mesh/*.yaml shop/*.yaml
 var templates embed.FS
 
 // mesh is what the files of templates are filled with.
@@ -30,19 +30,42 @@ type version struct {
 	Endpoints []netip.AddrPort
 }
 
-// write puts the files into dir, each by an atomic rename, as an operator's tool should. What is as it was is not
-// touched.
-func (m mesh) write(dir string) error {
-	all, err := template.ParseFS(templates, "mesh/*.yaml")
+// shop is what the files of the service with HTTP are filled with.
+type shop struct {
+	Routes, Endpoints int // version of each file that changes
+	VIP               netip.AddrPort
+	Host              string
+	Weights           [2]int // of the clusters v1 and v2
+	Clusters          []cluster
+}
+
+type cluster struct {
+	Name      string
+	Endpoints []endpoint
+}
+
+type endpoint struct {
+	Addr   netip.AddrPort
+	Health string // as EDS has it
+}
+
+func (m mesh) write(dir string) error { return fill("mesh", dir, m) }
+
+func (sh shop) write(dir string) error { return fill("shop", dir, sh) }
+
+// fill puts a folder of templates, filled in, into dir, each file by an atomic rename, as an operator's tool should.
+// What is as it was is not touched.
+func fill(folder, dir string, content any) error {
+	all, err := template.ParseFS(templates, folder+"/*.yaml")
 	if err != nil {
 		return err
 	}
-	return fs.WalkDir(templates, "mesh", func(path string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(templates, folder, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		var text bytes.Buffer
-		if err := all.ExecuteTemplate(&text, d.Name(), m); err != nil {
+		if err := all.ExecuteTemplate(&text, d.Name(), content); err != nil {
 			return fmt.Errorf("filling in %s: %w", path, err)
 		}
 		to := filepath.Join(dir, d.Name())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -101,6 +102,26 @@ func (s *screen) table(rows ...[]string) {
 		}
 		fmt.Fprintln(s.w, line)
 	}
+}
+
+// bar is a share of a whole, of so many columns.
+func bar(share float64, columns int) string {
+	full := int(share*float64(columns) + 0.5)
+	return strings.Repeat("█", full) + strings.Repeat("░", columns-full)
+}
+
+// spark is a line of shares, one column each; a blank where there is none (NaN).
+func spark(shares []float64) string {
+	levels := []rune("▁▂▃▄▅▆▇█")
+	var line strings.Builder
+	for _, share := range shares {
+		if math.IsNaN(share) {
+			line.WriteByte(' ')
+			continue
+		}
+		line.WriteRune(levels[int(share*float64(len(levels)-1)+0.5)])
+	}
+	return line.String()
 }
 
 // verdict is the error of a demo that showed something untrue.

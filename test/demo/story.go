@@ -34,13 +34,24 @@ type story struct {
 	plain  *node.Pod // not
 	kept   wire.Result
 	links  map[string]uint32 // of client, by hook, when it was enrolled
+
+	shop    shop
+	servers []*server // of the shop's v1 and v2, in this order
+	cart    *server
+	web     *conn // client's to the shop
 }
 
 var vip = netip.MustParseAddrPort("10.96.0.1:80")
 
 func (s *story) tell(ctx context.Context) error {
+	defer func() {
+		if s.web != nil {
+			s.web.Close()
+		}
+	}()
 	for _, chapter := range []func(context.Context) error{
 		s.build, s.enrolment, s.theSplit, s.helperDies, s.weightChanges,
+		s.requests, s.grayRelease, s.theWay, s.failover, s.rollingRestart, s.routeChanges,
 	} {
 		if err := chapter(ctx); err != nil {
 			return err
@@ -299,16 +310,8 @@ func (s *story) weightChanges(ctx context.Context) error {
 	}
 	s.claim(good && maps.Equal(linkIDs(got), s.links), "the helper is back after %s, and client has the links it had", s.helper.ReadyIn.Round(time.Millisecond))
 
-	before, err := bpf.ReadState(s.n.BPFFS)
-	if err != nil {
-		return err
-	}
 	s.mesh.Version, s.mesh.Versions[0].Weight, s.mesh.Versions[1].Weight = 2, 20, 80
-	if err := s.mesh.write(s.xds); err != nil {
-		return err
-	}
-	began := time.Now()
-	took, err := s.published(ctx, before.Generation, began)
+	took, err := s.publish(ctx, "the new weight", s.mesh.write)
 	if err != nil {
 		return err
 	}
@@ -319,24 +322,21 @@ func (s *story) weightChanges(ctx context.Context) error {
 	return s.checkKept(ctx, "with the new weights")
 }
 
-// published waits until the helper has put a newer generation into the kernel, and says how long that took.
-func (s *story) published(ctx context.Context, after uint64, began time.Time) (time.Duration, error) {
-	s.working("waiting for the new weight")
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for tick := time.NewTicker(time.Millisecond); ; {
-		st, err := bpf.ReadState(s.n.BPFFS)
-		if err != nil {
-			return 0, err
-		}
-		if st.Generation > after {
-			tick.Stop()
-			return time.Since(began), nil
-		}
-		select {
-		case <-ctx.Done():
-			return 0, fmt.Errorf("waiting for the new weight: generation is still %d: %w", st.Generation, ctx.Err())
-		case <-tick.C:
-		}
+// publish changes the files, waits until the helper has put a newer generation into the kernel, and says how long that
+// took.
+func (s *story) publish(ctx context.Context, what string, write func(dir string) error) (time.Duration, error) {
+	s.working("waiting for %s", what)
+	before, err := bpf.ReadState(s.n.BPFFS)
+	if err != nil {
+		return 0, err
 	}
+	if err := write(s.xds); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	err = until(ctx, "waiting for "+what+" in the kernel", func() (bool, error) {
+		st, err := bpf.ReadState(s.n.BPFFS)
+		return st.Generation > before.Generation, err
+	})
+	return time.Since(began), err
 }

@@ -20,8 +20,9 @@ import (
 
 // agent is our end of the process inside a pod that package wire describes.
 type agent struct {
-	proc *Process
-	in   io.WriteCloser
+	proc  *Process
+	in    io.WriteCloser
+	socks *handover
 
 	mu      sync.Mutex
 	last    uint64
@@ -113,14 +114,24 @@ func (p *Pod) running(ctx context.Context) (*agent, error) {
 		return nil, err
 	}
 	cmd.Stdout = w
-	proc, err := p.StartCmd(cmd)
-	w.Close()
+	socks, theirs, err := newHandover()
 	if err != nil {
 		in.Close()
 		out.Close()
+		w.Close()
 		return nil, err
 	}
-	a := &agent{proc: proc, in: in, waiting: map[uint64]chan wire.Answer{}}
+	cmd.ExtraFiles = []*os.File{theirs} // wire.Handed
+	proc, err := p.StartCmd(cmd)
+	w.Close()
+	theirs.Close()
+	if err != nil {
+		in.Close()
+		out.Close()
+		socks.close()
+		return nil, err
+	}
+	a := &agent{proc: proc, in: in, socks: socks, waiting: map[uint64]chan wire.Answer{}}
 	go a.read(out)
 	p.agent = a
 	return a, nil
@@ -194,6 +205,7 @@ func (a *agent) ask(ctx context.Context, req wire.Request) (wire.Answer, error) 
 // stop ends the agent: by the end of its input, or by force.
 func (a *agent) stop() error {
 	a.in.Close()
+	defer a.socks.close()
 	select {
 	case <-a.proc.Done():
 		return nil

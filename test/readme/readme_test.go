@@ -164,9 +164,13 @@ func TestNames(t *testing.T) {
 		}
 	}
 	maps := map[string]bool{}
-	source, err := os.ReadFile(filepath.Join(root, "bpf/maps.h"))
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, file := range []string{"bpf/maps.h", "bpf/maps_http.h"} {
+		text, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, text...)
 	}
 	for _, m := range regexp.MustCompile(`} (km_\w+) SEC\("\.maps"\)`).FindAllStringSubmatch(string(source), -1) {
 		maps[m[1]] = true

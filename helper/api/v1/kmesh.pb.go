@@ -1741,6 +1741,1186 @@ func (x *Counters) GetPassed() uint64 {
 	return 0
 }
 
+type FlowsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "namespace/name" of a pod; empty: every pod.
+	Pod           string `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowsRequest) Reset() {
+	*x = FlowsRequest{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowsRequest) ProtoMessage() {}
+
+func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
+func (*FlowsRequest) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FlowsRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+type FlowsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Flows         []*Flow                `protobuf:"bytes,1,rep,name=flows,proto3" json:"flows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowsResponse) Reset() {
+	*x = FlowsResponse{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowsResponse) ProtoMessage() {}
+
+func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
+func (*FlowsResponse) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FlowsResponse) GetFlows() []*Flow {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+// Flow is one connection of a pod to an HTTP service. Programs change it meanwhile:
+// its fields may be a packet apart.
+type Flow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the pod; empty when it is not known.
+	Namespace   string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name        string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	NetnsCookie uint64 `protobuf:"varint,3,opt,name=netns_cookie,json=netnsCookie,proto3" json:"netns_cookie,omitempty"`
+	// The addresses that the client sees.
+	Client string `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
+	Vip    string `protobuf:"bytes,5,opt,name=vip,proto3" json:"vip,omitempty"`
+	// "syn" or "open".
+	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	// Empty: the default scope.
+	Scope   string `protobuf:"bytes,7,opt,name=scope,proto3" json:"scope,omitempty"`
+	Service string `protobuf:"bytes,8,opt,name=service,proto3" json:"service,omitempty"`
+	// Of the last request; empty: none yet, or the program answered it.
+	Cluster string `protobuf:"bytes,9,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Route   string `protobuf:"bytes,10,opt,name=route,proto3" json:"route,omitempty"`
+	// Why every request goes to the current leg: "tls", "h2", "opaque", "connect",
+	// "server_first", "upgraded", "malformed", "until_close" or "lost". Empty: each
+	// is routed.
+	Pin      string `protobuf:"bytes,11,opt,name=pin,proto3" json:"pin,omitempty"`
+	Requests uint32 `protobuf:"varint,12,opt,name=requests,proto3" json:"requests,omitempty"`
+	// How often the endpoint was changed under the connection.
+	Rebinds uint32 `protobuf:"varint,13,opt,name=rebinds,proto3" json:"rebinds,omitempty"`
+	// Since the last packet.
+	IdleMs uint64     `protobuf:"varint,14,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"`
+	Legs   []*FlowLeg `protobuf:"bytes,15,rep,name=legs,proto3" json:"legs,omitempty"`
+	// Names the flow for Trace, for as long as it lives.
+	Id            string `protobuf:"bytes,16,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Flow) Reset() {
+	*x = Flow{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Flow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Flow) ProtoMessage() {}
+
+func (x *Flow) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Flow.ProtoReflect.Descriptor instead.
+func (*Flow) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Flow) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Flow) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Flow) GetNetnsCookie() uint64 {
+	if x != nil {
+		return x.NetnsCookie
+	}
+	return 0
+}
+
+func (x *Flow) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *Flow) GetVip() string {
+	if x != nil {
+		return x.Vip
+	}
+	return ""
+}
+
+func (x *Flow) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Flow) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Flow) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Flow) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Flow) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *Flow) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *Flow) GetRequests() uint32 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *Flow) GetRebinds() uint32 {
+	if x != nil {
+		return x.Rebinds
+	}
+	return 0
+}
+
+func (x *Flow) GetIdleMs() uint64 {
+	if x != nil {
+		return x.IdleMs
+	}
+	return 0
+}
+
+func (x *Flow) GetLegs() []*FlowLeg {
+	if x != nil {
+		return x.Legs
+	}
+	return nil
+}
+
+func (x *Flow) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// FlowLeg is a flow's connection to one endpoint.
+type FlowLeg struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint string                 `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// The source port towards the endpoint.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// "syn", "open" or "dead" (ended; its numbers are kept).
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Requests go here now.
+	Current  bool   `protobuf:"varint,4,opt,name=current,proto3" json:"current,omitempty"`
+	Cluster  string `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Requests uint32 `protobuf:"varint,6,opt,name=requests,proto3" json:"requests,omitempty"`
+	// What is added to the client's sequence numbers on the way to the endpoint, and
+	// to the endpoint's on the way back, modulo 2^32; 0: they are the same.
+	Dc            uint32 `protobuf:"varint,7,opt,name=dc,proto3" json:"dc,omitempty"`
+	Ds            uint32 `protobuf:"varint,8,opt,name=ds,proto3" json:"ds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowLeg) Reset() {
+	*x = FlowLeg{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowLeg) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowLeg) ProtoMessage() {}
+
+func (x *FlowLeg) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowLeg.ProtoReflect.Descriptor instead.
+func (*FlowLeg) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FlowLeg) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *FlowLeg) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *FlowLeg) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *FlowLeg) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *FlowLeg) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *FlowLeg) GetRequests() uint32 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *FlowLeg) GetDc() uint32 {
+	if x != nil {
+		return x.Dc
+	}
+	return 0
+}
+
+func (x *FlowLeg) GetDs() uint32 {
+	if x != nil {
+		return x.Ds
+	}
+	return 0
+}
+
+type RoutesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A service's name; empty: every service.
+	Service       string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoutesRequest) Reset() {
+	*x = RoutesRequest{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoutesRequest) ProtoMessage() {}
+
+func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoutesRequest.ProtoReflect.Descriptor instead.
+func (*RoutesRequest) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RoutesRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type RoutesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By service and virtual host, in the order in which they are tried.
+	Routes        []*Route `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoutesResponse) Reset() {
+	*x = RoutesResponse{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoutesResponse) ProtoMessage() {}
+
+func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoutesResponse.ProtoReflect.Descriptor instead.
+func (*RoutesResponse) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RoutesResponse) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+// Route is one route of a virtual host of an HTTP service.
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the default scope.
+	Scope       string   `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	Service     string   `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	VirtualHost string   `protobuf:"bytes,3,opt,name=virtual_host,json=virtualHost,proto3" json:"virtual_host,omitempty"`
+	Domains     []string `protobuf:"bytes,4,rep,name=domains,proto3" json:"domains,omitempty"`
+	// What the metrics call it: kmesh_route.
+	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	// What is tested and what is done, in words.
+	Match  string `protobuf:"bytes,6,opt,name=match,proto3" json:"match,omitempty"`
+	Action string `protobuf:"bytes,7,opt,name=action,proto3" json:"action,omitempty"`
+	// That it took, since it was made.
+	Requests      uint64 `protobuf:"varint,8,opt,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Route) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Route) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Route) GetVirtualHost() string {
+	if x != nil {
+		return x.VirtualHost
+	}
+	return ""
+}
+
+func (x *Route) GetDomains() []string {
+	if x != nil {
+		return x.Domains
+	}
+	return nil
+}
+
+func (x *Route) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Route) GetMatch() string {
+	if x != nil {
+		return x.Match
+	}
+	return ""
+}
+
+func (x *Route) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Route) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+type ClusterShare struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Weight uint32                 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
+	// weight / the sum of the weights.
+	Share float64 `protobuf:"fixed64,3,opt,name=share,proto3" json:"share,omitempty"`
+	// "endpoints", "passthrough", "blackhole" or "refused"; empty: it is not there.
+	Kind          string   `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	Policy        string   `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	Endpoints     []string `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterShare) Reset() {
+	*x = ClusterShare{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterShare) ProtoMessage() {}
+
+func (x *ClusterShare) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterShare.ProtoReflect.Descriptor instead.
+func (*ClusterShare) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ClusterShare) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterShare) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *ClusterShare) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *ClusterShare) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ClusterShare) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *ClusterShare) GetEndpoints() []string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod that sends the request.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The IP address that it connects to. Empty: found by port and host.
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Port    uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	// As the client sends it, with the empty line.
+	Head          []byte `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ExplainRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ExplainRequest) GetHead() []byte {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+type ExplainResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Request string                 `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// Empty: the default scope.
+	Scope string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// As it is in the tables; empty: nothing has the destination.
+	Frontend string `protobuf:"bytes,3,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	Service  string `protobuf:"bytes,4,opt,name=service,proto3" json:"service,omitempty"`
+	// Requests are routed.
+	Http  bool `protobuf:"varint,5,opt,name=http,proto3" json:"http,omitempty"`
+	Local bool `protobuf:"varint,6,opt,name=local,proto3" json:"local,omitempty"`
+	// Where the connection is opened to before the request is known.
+	Guess []*ClusterShare `protobuf:"bytes,7,rep,name=guess,proto3" json:"guess,omitempty"`
+	// The domain that the host is in, and its virtual host.
+	Domain      string `protobuf:"bytes,8,opt,name=domain,proto3" json:"domain,omitempty"`
+	VirtualHost uint32 `protobuf:"varint,9,opt,name=virtual_host,json=virtualHost,proto3" json:"virtual_host,omitempty"`
+	NRoutes     uint32 `protobuf:"varint,10,opt,name=n_routes,json=nRoutes,proto3" json:"n_routes,omitempty"`
+	// In the order in which they are tried.
+	Outcomes []*Outcome `protobuf:"bytes,11,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
+	// Routes that match too, but come later.
+	Shadowed      []string `protobuf:"bytes,12,rep,name=shadowed,proto3" json:"shadowed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ExplainResponse) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetFrontend() string {
+	if x != nil {
+		return x.Frontend
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetHttp() bool {
+	if x != nil {
+		return x.Http
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetGuess() []*ClusterShare {
+	if x != nil {
+		return x.Guess
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetVirtualHost() uint32 {
+	if x != nil {
+		return x.VirtualHost
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetNRoutes() uint32 {
+	if x != nil {
+		return x.NRoutes
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetOutcomes() []*Outcome {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetShadowed() []string {
+	if x != nil {
+		return x.Shadowed
+	}
+	return nil
+}
+
+// Outcome is one thing that may become of the request.
+type Outcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of such requests: 0 to 1.
+	Share float64 `protobuf:"fixed64,1,opt,name=share,proto3" json:"share,omitempty"`
+	// Empty: none.
+	Route string `protobuf:"bytes,2,opt,name=route,proto3" json:"route,omitempty"`
+	// Of the virtual host; -1: none.
+	Index         int32           `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Action        string          `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	Clusters      []*ClusterShare `protobuf:"bytes,5,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outcome) Reset() {
+	*x = Outcome{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outcome) ProtoMessage() {}
+
+func (x *Outcome) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
+func (*Outcome) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Outcome) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *Outcome) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *Outcome) GetIndex() int32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Outcome) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Outcome) GetClusters() []*ClusterShare {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+type TraceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All flows of a pod, also those that begin meanwhile.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Or one flow, by its id.
+	Flow          string `protobuf:"bytes,3,opt,name=flow,proto3" json:"flow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceRequest) Reset() {
+	*x = TraceRequest{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceRequest) ProtoMessage() {}
+
+func (x *TraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
+func (*TraceRequest) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *TraceRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+// TraceRecord is one packet.
+type TraceRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Since the node's start.
+	AtNanoseconds int64 `protobuf:"varint,1,opt,name=at_nanoseconds,json=atNanoseconds,proto3" json:"at_nanoseconds,omitempty"`
+	// The flow's id.
+	Flow string `protobuf:"bytes,2,opt,name=flow,proto3" json:"flow,omitempty"`
+	// From the client's side; else to it.
+	Egress bool   `protobuf:"varint,3,opt,name=egress,proto3" json:"egress,omitempty"`
+	Leg    uint32 `protobuf:"varint,4,opt,name=leg,proto3" json:"leg,omitempty"`
+	// "pass", "forward", "swallow", "bounce", "craft" or "drop".
+	Verdict string `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// As tcpdump writes them: "S", "S.", "P.", "F.", "R", ...
+	TcpFlags string `protobuf:"bytes,6,opt,name=tcp_flags,json=tcpFlags,proto3" json:"tcp_flags,omitempty"`
+	// Of the flow.
+	State  string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	Pin    string `protobuf:"bytes,8,opt,name=pin,proto3" json:"pin,omitempty"`
+	Window uint32 `protobuf:"varint,9,opt,name=window,proto3" json:"window,omitempty"`
+	// As it came, and as it went on.
+	Seq    uint32 `protobuf:"varint,10,opt,name=seq,proto3" json:"seq,omitempty"`
+	Ack    uint32 `protobuf:"varint,11,opt,name=ack,proto3" json:"ack,omitempty"`
+	NewSeq uint32 `protobuf:"varint,12,opt,name=new_seq,json=newSeq,proto3" json:"new_seq,omitempty"`
+	NewAck uint32 `protobuf:"varint,13,opt,name=new_ack,json=newAck,proto3" json:"new_ack,omitempty"`
+	// Of the payload.
+	Length uint32 `protobuf:"varint,14,opt,name=length,proto3" json:"length,omitempty"`
+	// Records before this one that are missing because the caller was too slow. What the
+	// programs could not write is counted by the event trace_full.
+	Lost          uint64 `protobuf:"varint,15,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceRecord) Reset() {
+	*x = TraceRecord{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceRecord) ProtoMessage() {}
+
+func (x *TraceRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceRecord.ProtoReflect.Descriptor instead.
+func (*TraceRecord) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *TraceRecord) GetAtNanoseconds() int64 {
+	if x != nil {
+		return x.AtNanoseconds
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+func (x *TraceRecord) GetEgress() bool {
+	if x != nil {
+		return x.Egress
+	}
+	return false
+}
+
+func (x *TraceRecord) GetLeg() uint32 {
+	if x != nil {
+		return x.Leg
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *TraceRecord) GetTcpFlags() string {
+	if x != nil {
+		return x.TcpFlags
+	}
+	return ""
+}
+
+func (x *TraceRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *TraceRecord) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *TraceRecord) GetWindow() uint32 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetSeq() uint32 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetAck() uint32 {
+	if x != nil {
+		return x.Ack
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetNewSeq() uint32 {
+	if x != nil {
+		return x.NewSeq
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetNewAck() uint32 {
+	if x != nil {
+		return x.NewAck
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *TraceRecord) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 var File_helper_api_v1_kmesh_proto protoreflect.FileDescriptor
 
 const file_helper_api_v1_kmesh_proto_rawDesc = "" +
@@ -1890,11 +3070,113 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"sent_bytes\x18\x04 \x01(\x04R\tsentBytes\x12%\n" +
 	"\x0ereceived_bytes\x18\x05 \x01(\x04R\rreceivedBytes\x12\x1b\n" +
 	"\tudp_flows\x18\x06 \x01(\x04R\budpFlows\x12\x16\n" +
-	"\x06passed\x18\a \x01(\x04R\x06passed2\xd6\x01\n" +
+	"\x06passed\x18\a \x01(\x04R\x06passed\" \n" +
+	"\fFlowsRequest\x12\x10\n" +
+	"\x03pod\x18\x01 \x01(\tR\x03pod\"9\n" +
+	"\rFlowsResponse\x12(\n" +
+	"\x05flows\x18\x01 \x03(\v2\x12.kmesh.api.v1.FlowR\x05flows\"\x97\x03\n" +
+	"\x04Flow\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
+	"\fnetns_cookie\x18\x03 \x01(\x04R\vnetnsCookie\x12\x16\n" +
+	"\x06client\x18\x04 \x01(\tR\x06client\x12\x10\n" +
+	"\x03vip\x18\x05 \x01(\tR\x03vip\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12\x14\n" +
+	"\x05scope\x18\a \x01(\tR\x05scope\x12\x18\n" +
+	"\aservice\x18\b \x01(\tR\aservice\x12\x18\n" +
+	"\acluster\x18\t \x01(\tR\acluster\x12\x14\n" +
+	"\x05route\x18\n" +
+	" \x01(\tR\x05route\x12\x10\n" +
+	"\x03pin\x18\v \x01(\tR\x03pin\x12\x1a\n" +
+	"\brequests\x18\f \x01(\rR\brequests\x12\x18\n" +
+	"\arebinds\x18\r \x01(\rR\arebinds\x12\x17\n" +
+	"\aidle_ms\x18\x0e \x01(\x04R\x06idleMs\x12)\n" +
+	"\x04legs\x18\x0f \x03(\v2\x15.kmesh.api.v1.FlowLegR\x04legs\x12\x0e\n" +
+	"\x02id\x18\x10 \x01(\tR\x02id\"\xbf\x01\n" +
+	"\aFlowLeg\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x18\n" +
+	"\acurrent\x18\x04 \x01(\bR\acurrent\x12\x18\n" +
+	"\acluster\x18\x05 \x01(\tR\acluster\x12\x1a\n" +
+	"\brequests\x18\x06 \x01(\rR\brequests\x12\x0e\n" +
+	"\x02dc\x18\a \x01(\rR\x02dc\x12\x0e\n" +
+	"\x02ds\x18\b \x01(\rR\x02ds\")\n" +
+	"\rRoutesRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"=\n" +
+	"\x0eRoutesResponse\x12+\n" +
+	"\x06routes\x18\x01 \x03(\v2\x13.kmesh.api.v1.RouteR\x06routes\"\xd2\x01\n" +
+	"\x05Route\x12\x14\n" +
+	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12!\n" +
+	"\fvirtual_host\x18\x03 \x01(\tR\vvirtualHost\x12\x18\n" +
+	"\adomains\x18\x04 \x03(\tR\adomains\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x14\n" +
+	"\x05match\x18\x06 \x01(\tR\x05match\x12\x16\n" +
+	"\x06action\x18\a \x01(\tR\x06action\x12\x1a\n" +
+	"\brequests\x18\b \x01(\x04R\brequests\"\x9a\x01\n" +
+	"\fClusterShare\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06weight\x18\x02 \x01(\rR\x06weight\x12\x14\n" +
+	"\x05share\x18\x03 \x01(\x01R\x05share\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06policy\x18\x05 \x01(\tR\x06policy\x12\x1c\n" +
+	"\tendpoints\x18\x06 \x03(\tR\tendpoints\"\x84\x01\n" +
+	"\x0eExplainRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12\x12\n" +
+	"\x04head\x18\x05 \x01(\fR\x04head\"\xf8\x02\n" +
+	"\x0fExplainResponse\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\tR\arequest\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x1a\n" +
+	"\bfrontend\x18\x03 \x01(\tR\bfrontend\x12\x18\n" +
+	"\aservice\x18\x04 \x01(\tR\aservice\x12\x12\n" +
+	"\x04http\x18\x05 \x01(\bR\x04http\x12\x14\n" +
+	"\x05local\x18\x06 \x01(\bR\x05local\x120\n" +
+	"\x05guess\x18\a \x03(\v2\x1a.kmesh.api.v1.ClusterShareR\x05guess\x12\x16\n" +
+	"\x06domain\x18\b \x01(\tR\x06domain\x12!\n" +
+	"\fvirtual_host\x18\t \x01(\rR\vvirtualHost\x12\x19\n" +
+	"\bn_routes\x18\n" +
+	" \x01(\rR\anRoutes\x121\n" +
+	"\boutcomes\x18\v \x03(\v2\x15.kmesh.api.v1.OutcomeR\boutcomes\x12\x1a\n" +
+	"\bshadowed\x18\f \x03(\tR\bshadowed\"\x9b\x01\n" +
+	"\aOutcome\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\x01R\x05share\x12\x14\n" +
+	"\x05route\x18\x02 \x01(\tR\x05route\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x05R\x05index\x12\x16\n" +
+	"\x06action\x18\x04 \x01(\tR\x06action\x126\n" +
+	"\bclusters\x18\x05 \x03(\v2\x1a.kmesh.api.v1.ClusterShareR\bclusters\"T\n" +
+	"\fTraceRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04flow\x18\x03 \x01(\tR\x04flow\"\xeb\x02\n" +
+	"\vTraceRecord\x12%\n" +
+	"\x0eat_nanoseconds\x18\x01 \x01(\x03R\ratNanoseconds\x12\x12\n" +
+	"\x04flow\x18\x02 \x01(\tR\x04flow\x12\x16\n" +
+	"\x06egress\x18\x03 \x01(\bR\x06egress\x12\x10\n" +
+	"\x03leg\x18\x04 \x01(\rR\x03leg\x12\x18\n" +
+	"\averdict\x18\x05 \x01(\tR\averdict\x12\x1b\n" +
+	"\ttcp_flags\x18\x06 \x01(\tR\btcpFlags\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\x12\x10\n" +
+	"\x03pin\x18\b \x01(\tR\x03pin\x12\x16\n" +
+	"\x06window\x18\t \x01(\rR\x06window\x12\x10\n" +
+	"\x03seq\x18\n" +
+	" \x01(\rR\x03seq\x12\x10\n" +
+	"\x03ack\x18\v \x01(\rR\x03ack\x12\x17\n" +
+	"\anew_seq\x18\f \x01(\rR\x06newSeq\x12\x17\n" +
+	"\anew_ack\x18\r \x01(\rR\x06newAck\x12\x16\n" +
+	"\x06length\x18\x0e \x01(\rR\x06length\x12\x12\n" +
+	"\x04lost\x18\x0f \x01(\x04R\x04lost2\xe7\x03\n" +
 	"\x05Kmesh\x12C\n" +
 	"\x06Status\x12\x1b.kmesh.api.v1.StatusRequest\x1a\x1c.kmesh.api.v1.StatusResponse\x12=\n" +
 	"\x04Pods\x12\x19.kmesh.api.v1.PodsRequest\x1a\x1a.kmesh.api.v1.PodsResponse\x12I\n" +
-	"\bServices\x12\x1d.kmesh.api.v1.ServicesRequest\x1a\x1e.kmesh.api.v1.ServicesResponseB\x18Z\x16kmesh/helper/api/v1;v1b\x06proto3"
+	"\bServices\x12\x1d.kmesh.api.v1.ServicesRequest\x1a\x1e.kmesh.api.v1.ServicesResponse\x12@\n" +
+	"\x05Flows\x12\x1a.kmesh.api.v1.FlowsRequest\x1a\x1b.kmesh.api.v1.FlowsResponse\x12C\n" +
+	"\x06Routes\x12\x1b.kmesh.api.v1.RoutesRequest\x1a\x1c.kmesh.api.v1.RoutesResponse\x12F\n" +
+	"\aExplain\x12\x1c.kmesh.api.v1.ExplainRequest\x1a\x1d.kmesh.api.v1.ExplainResponse\x12@\n" +
+	"\x05Trace\x12\x1a.kmesh.api.v1.TraceRequest\x1a\x19.kmesh.api.v1.TraceRecord0\x01B\x18Z\x16kmesh/helper/api/v1;v1b\x06proto3"
 
 var (
 	file_helper_api_v1_kmesh_proto_rawDescOnce sync.Once
@@ -1908,7 +3190,7 @@ func file_helper_api_v1_kmesh_proto_rawDescGZIP() []byte {
 	return file_helper_api_v1_kmesh_proto_rawDescData
 }
 
-var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_helper_api_v1_kmesh_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: kmesh.api.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: kmesh.api.v1.StatusResponse
@@ -1931,7 +3213,20 @@ var file_helper_api_v1_kmesh_proto_goTypes = []any{
 	(*ServiceCluster)(nil),   // 18: kmesh.api.v1.ServiceCluster
 	(*Endpoint)(nil),         // 19: kmesh.api.v1.Endpoint
 	(*Counters)(nil),         // 20: kmesh.api.v1.Counters
-	nil,                      // 21: kmesh.api.v1.Service.RefusedEntry
+	(*FlowsRequest)(nil),     // 21: kmesh.api.v1.FlowsRequest
+	(*FlowsResponse)(nil),    // 22: kmesh.api.v1.FlowsResponse
+	(*Flow)(nil),             // 23: kmesh.api.v1.Flow
+	(*FlowLeg)(nil),          // 24: kmesh.api.v1.FlowLeg
+	(*RoutesRequest)(nil),    // 25: kmesh.api.v1.RoutesRequest
+	(*RoutesResponse)(nil),   // 26: kmesh.api.v1.RoutesResponse
+	(*Route)(nil),            // 27: kmesh.api.v1.Route
+	(*ClusterShare)(nil),     // 28: kmesh.api.v1.ClusterShare
+	(*ExplainRequest)(nil),   // 29: kmesh.api.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 30: kmesh.api.v1.ExplainResponse
+	(*Outcome)(nil),          // 31: kmesh.api.v1.Outcome
+	(*TraceRequest)(nil),     // 32: kmesh.api.v1.TraceRequest
+	(*TraceRecord)(nil),      // 33: kmesh.api.v1.TraceRecord
+	nil,                      // 34: kmesh.api.v1.Service.RefusedEntry
 }
 var file_helper_api_v1_kmesh_proto_depIdxs = []int32{
 	4,  // 0: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
@@ -1948,20 +3243,34 @@ var file_helper_api_v1_kmesh_proto_depIdxs = []int32{
 	16, // 11: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
 	17, // 12: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
 	18, // 13: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
-	21, // 14: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
+	34, // 14: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
 	19, // 15: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
 	20, // 16: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
-	0,  // 17: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
-	9,  // 18: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
-	14, // 19: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
-	1,  // 20: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
-	10, // 21: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
-	15, // 22: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
-	20, // [20:23] is the sub-list for method output_type
-	17, // [17:20] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	23, // 17: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
+	24, // 18: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
+	27, // 19: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
+	28, // 20: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
+	31, // 21: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
+	28, // 22: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
+	0,  // 23: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
+	9,  // 24: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
+	14, // 25: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
+	21, // 26: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
+	25, // 27: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
+	29, // 28: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
+	32, // 29: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
+	1,  // 30: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
+	10, // 31: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
+	15, // 32: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
+	22, // 33: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
+	26, // 34: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
+	30, // 35: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
+	33, // 36: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
+	30, // [30:37] is the sub-list for method output_type
+	23, // [23:30] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_helper_api_v1_kmesh_proto_init() }
@@ -1975,7 +3284,7 @@ func file_helper_api_v1_kmesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_helper_api_v1_kmesh_proto_rawDesc), len(file_helper_api_v1_kmesh_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

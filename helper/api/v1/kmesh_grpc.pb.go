@@ -24,6 +24,10 @@ const (
 	Kmesh_Status_FullMethodName   = "/kmesh.api.v1.Kmesh/Status"
 	Kmesh_Pods_FullMethodName     = "/kmesh.api.v1.Kmesh/Pods"
 	Kmesh_Services_FullMethodName = "/kmesh.api.v1.Kmesh/Services"
+	Kmesh_Flows_FullMethodName    = "/kmesh.api.v1.Kmesh/Flows"
+	Kmesh_Routes_FullMethodName   = "/kmesh.api.v1.Kmesh/Routes"
+	Kmesh_Explain_FullMethodName  = "/kmesh.api.v1.Kmesh/Explain"
+	Kmesh_Trace_FullMethodName    = "/kmesh.api.v1.Kmesh/Trace"
 )
 
 // KmeshClient is the client API for Kmesh service.
@@ -42,6 +46,14 @@ type KmeshClient interface {
 	Pods(ctx context.Context, in *PodsRequest, opts ...grpc.CallOption) (*PodsResponse, error)
 	// Services: what pods may reach, with live counters.
 	Services(ctx context.Context, in *ServicesRequest, opts ...grpc.CallOption) (*ServicesResponse, error)
+	// Flows: the connections whose requests are routed, as they are now.
+	Flows(ctx context.Context, in *FlowsRequest, opts ...grpc.CallOption) (*FlowsResponse, error)
+	// Routes: where HTTP services send requests, and how many went there.
+	Routes(ctx context.Context, in *RoutesRequest, opts ...grpc.CallOption) (*RoutesResponse, error)
+	// Explain: what the kernel's tables do with a request.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// Trace: every packet of some flows, from now on, until the caller ends it.
+	Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TraceRecord], error)
 }
 
 type kmeshClient struct {
@@ -82,6 +94,55 @@ func (c *kmeshClient) Services(ctx context.Context, in *ServicesRequest, opts ..
 	return out, nil
 }
 
+func (c *kmeshClient) Flows(ctx context.Context, in *FlowsRequest, opts ...grpc.CallOption) (*FlowsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FlowsResponse)
+	err := c.cc.Invoke(ctx, Kmesh_Flows_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kmeshClient) Routes(ctx context.Context, in *RoutesRequest, opts ...grpc.CallOption) (*RoutesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RoutesResponse)
+	err := c.cc.Invoke(ctx, Kmesh_Routes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kmeshClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, Kmesh_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kmeshClient) Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TraceRecord], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Kmesh_ServiceDesc.Streams[0], Kmesh_Trace_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TraceRequest, TraceRecord]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Kmesh_TraceClient = grpc.ServerStreamingClient[TraceRecord]
+
 // KmeshServer is the server API for Kmesh service.
 // All implementations must embed UnimplementedKmeshServer
 // for forward compatibility.
@@ -98,6 +159,14 @@ type KmeshServer interface {
 	Pods(context.Context, *PodsRequest) (*PodsResponse, error)
 	// Services: what pods may reach, with live counters.
 	Services(context.Context, *ServicesRequest) (*ServicesResponse, error)
+	// Flows: the connections whose requests are routed, as they are now.
+	Flows(context.Context, *FlowsRequest) (*FlowsResponse, error)
+	// Routes: where HTTP services send requests, and how many went there.
+	Routes(context.Context, *RoutesRequest) (*RoutesResponse, error)
+	// Explain: what the kernel's tables do with a request.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Trace: every packet of some flows, from now on, until the caller ends it.
+	Trace(*TraceRequest, grpc.ServerStreamingServer[TraceRecord]) error
 	mustEmbedUnimplementedKmeshServer()
 }
 
@@ -116,6 +185,18 @@ func (UnimplementedKmeshServer) Pods(context.Context, *PodsRequest) (*PodsRespon
 }
 func (UnimplementedKmeshServer) Services(context.Context, *ServicesRequest) (*ServicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Services not implemented")
+}
+func (UnimplementedKmeshServer) Flows(context.Context, *FlowsRequest) (*FlowsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Flows not implemented")
+}
+func (UnimplementedKmeshServer) Routes(context.Context, *RoutesRequest) (*RoutesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Routes not implemented")
+}
+func (UnimplementedKmeshServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedKmeshServer) Trace(*TraceRequest, grpc.ServerStreamingServer[TraceRecord]) error {
+	return status.Error(codes.Unimplemented, "method Trace not implemented")
 }
 func (UnimplementedKmeshServer) mustEmbedUnimplementedKmeshServer() {}
 func (UnimplementedKmeshServer) testEmbeddedByValue()               {}
@@ -192,6 +273,71 @@ func _Kmesh_Services_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Kmesh_Flows_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FlowsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KmeshServer).Flows(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Kmesh_Flows_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KmeshServer).Flows(ctx, req.(*FlowsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Kmesh_Routes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RoutesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KmeshServer).Routes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Kmesh_Routes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KmeshServer).Routes(ctx, req.(*RoutesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Kmesh_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KmeshServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Kmesh_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KmeshServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Kmesh_Trace_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(TraceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(KmeshServer).Trace(m, &grpc.GenericServerStream[TraceRequest, TraceRecord]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Kmesh_TraceServer = grpc.ServerStreamingServer[TraceRecord]
+
 // Kmesh_ServiceDesc is the grpc.ServiceDesc for Kmesh service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -211,7 +357,25 @@ var Kmesh_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Services",
 			Handler:    _Kmesh_Services_Handler,
 		},
+		{
+			MethodName: "Flows",
+			Handler:    _Kmesh_Flows_Handler,
+		},
+		{
+			MethodName: "Routes",
+			Handler:    _Kmesh_Routes_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Kmesh_Explain_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Trace",
+			Handler:       _Kmesh_Trace_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "helper/api/v1/kmesh.proto",
 }

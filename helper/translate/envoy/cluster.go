@@ -4,11 +4,13 @@ package envoy
 
 import (
 	"fmt"
+	"math"
 	"math/big"
 	"strconv"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"kmesh/helper/mesh"
 )
@@ -34,6 +36,7 @@ func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string) {
 		Name:             c.GetName(),
 		LocalityWeighted: c.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil,
 	}
+	out.MaxRequests = requestLimit(c)
 	r.balancing(c, out)
 	assignment := r.discovery(c, out)
 	r.sockets(c, out)
@@ -41,6 +44,27 @@ func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string) {
 		out.Localities = nil
 	}
 	return out, assignment
+}
+
+// typeHTTPOptions are the options by which a cluster speaks HTTP.
+const typeHTTPOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+// requestLimit is how many requests one connection may serve, 0 for any number. The
+// extension replaces the cluster's own common options; the cluster's field counts
+// where these say nothing.
+func requestLimit(c *clusterv3.Cluster) uint16 {
+	//lint:ignore SA1019 older control planes still give it
+	common := c.GetCommonHttpProtocolOptions()
+	options := &httpv3.HttpProtocolOptions{}
+	if packed := c.GetTypedExtensionProtocolOptions()[typeHTTPOptions]; packed.MessageIs(options) && packed.UnmarshalTo(options) == nil {
+		common = options.GetCommonHttpProtocolOptions()
+	}
+	limit := common.GetMaxRequestsPerConnection()
+	if limit == nil {
+		//lint:ignore SA1019 as above
+		limit = c.GetMaxRequestsPerConnection()
+	}
+	return uint16(min(limit.GetValue(), math.MaxUint16))
 }
 
 // AssignmentName returns the name of the assignment that a cluster asks for, valid

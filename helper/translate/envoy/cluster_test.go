@@ -3,6 +3,7 @@
 package envoy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -123,7 +124,11 @@ load_assignment:
 		"tls for all": {yaml: "type: EDS\ntransport_socket_matches: [{name: all, match: {}, transport_socket: " + tlsSocket + "}]", assignment: "c", kind: mesh.Refused,
 			verdicts: []want{{"transport_socket_matches[0]", mesh.UnsupportedAction, "refused"}}},
 		"http options": {yaml: "type: EDS\ntyped_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions}}\nmax_requests_per_connection: 3", assignment: "c",
-			verdicts: []want{{"typed_extension_protocol_options", mesh.Default, ""}, {"max_requests_per_connection", mesh.Default, ""}}},
+			verdicts: []want{{typedHTTP[:len(typedHTTP)-1], mesh.Default, "is empty"}, {"max_requests_per_connection", mesh.Enforced, ""}}},
+		"http options by fields": {yaml: "type: EDS\n" + httpOptions("common_http_protocol_options: {max_requests_per_connection: 3, idle_timeout: 5s}, explicit_http_config: {http2_protocol_options: {}}"), assignment: "c",
+			verdicts: []want{{typedHTTP + "common_http_protocol_options.max_requests_per_connection", mesh.Enforced, ""},
+				{typedHTTP + "common_http_protocol_options.idle_timeout", mesh.UnsupportedAction, "timers"},
+				{typedHTTP + "explicit_http_config.http2_protocol_options", mesh.UnsupportedAction, "by HTTP/1"}}},
 		"subsets": {yaml: "type: EDS\nlb_subset_config: {fallback_policy: ANY_ENDPOINT}", assignment: "c",
 			verdicts: []want{{"lb_subset_config", mesh.UnsupportedAction, ""}}},
 	}
@@ -148,5 +153,37 @@ load_assignment:
 				t.Errorf("endpoints %q, want %q", s, tc.endpoints)
 			}
 		})
+	}
+}
+
+const typedHTTP = `typed_extension_protocol_options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"].`
+
+func httpOptions(fields string) string {
+	const name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	return "typed_extension_protocol_options: {" + name + ": {'@type': type.googleapis.com/" + name + ", " + fields + "}}\n"
+}
+
+// TestRequestLimit: the extension says it where there is one.
+func TestRequestLimit(t *testing.T) {
+	common := func(n int) string {
+		return fmt.Sprintf("common_http_protocol_options: {max_requests_per_connection: %d}", n)
+	}
+	for name, tc := range map[string]struct {
+		yaml string
+		want uint16
+	}{
+		"none":                       {"", 0},
+		"deprecated":                 {"max_requests_per_connection: 7\n", 7},
+		"deprecated options":         {common(9) + "\nmax_requests_per_connection: 7\n", 9},
+		"extension":                  {httpOptions(common(1)), 1},
+		"extension and deprecated":   {httpOptions(common(1)) + common(9) + "\n", 1},
+		"extension that has no word": {httpOptions("upstream_http_protocol_options: {auto_sni: true}") + common(9) + "\n", 0},
+		"extension and the field":    {httpOptions("upstream_http_protocol_options: {auto_sni: true}") + common(9) + "\nmax_requests_per_connection: 7\n", 7},
+		"more than fits":             {httpOptions(common(1000000)), 65535},
+	} {
+		c := message(t, &clusterv3.Cluster{}, "name: c\ntype: EDS\n"+tc.yaml)
+		if got := TranslateCluster(c, "x").Cluster.MaxRequests; got != tc.want {
+			t.Errorf("%s: %d requests, want %d", name, got, tc.want)
+		}
 	}
 }

@@ -282,6 +282,9 @@ func modelOf(r *mesh.Route) string {
 		text += fmt.Sprintf(" -> direct %d %q", r.Direct.Status, r.Direct.Body)
 	default:
 		text += fmt.Sprintf(" -> %+v", r.Clusters)
+		if r.Hash != (mesh.Hash{}) {
+			text += fmt.Sprintf(" by %+v", r.Hash)
+		}
 	}
 	return text
 }

@@ -94,7 +94,6 @@ func fallback(h *mesh.HTTP) []mesh.WeightedCluster {
 func (r *report) manager(c *chain, cfg *hcmv3.HttpConnectionManager, path string) {
 	h := &HTTPService{stripAnyPort: cfg.GetStripAnyHostPort()}
 	c.http = h
-	r.add(path, mesh.UnsupportedAction, "HTTP routing is compiled but not yet in the data path: connections go where the client meant them")
 	for i, f := range cfg.GetHttpFilters() {
 		r.httpFilter(h, f, join(path, "http_filters["+strconv.Itoa(i)+"]"))
 	}

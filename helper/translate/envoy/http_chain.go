@@ -97,8 +97,7 @@ func (c *chain) addPart(f mesh.Frontend, to *chain) {
 }
 
 // httpServices makes the services of a listener of which a chain speaks HTTP. The
-// chains that do not are among them: until HTTP is in the data path, such a
-// listener is governed as a whole or not at all.
+// chains that do not are among them.
 func (r *report) httpServices(name string, chains []*chain) (services []*HTTPService, refs []Reference) {
 	taken := map[string]bool{}
 	several := len(chains)

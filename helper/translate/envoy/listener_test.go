@@ -186,7 +186,7 @@ filter_chains: [` + chainTo("c") + "]",
 		"http": {
 			yaml: vip + "filter_chains: [{filters: [" + hcm + "]}]\ndefault_filter_chain: " + chainTo("c"),
 			verdicts: []want{
-				{typedTCP, mesh.UnsupportedAction, "HTTP routing is compiled but not yet in the data path"},
+				{typedTCP + ".rds.route_config_name", mesh.Enforced, ""},
 				{"default_filter_chain.filters[0].typed_config.cluster", mesh.Enforced, ""},
 			},
 		},

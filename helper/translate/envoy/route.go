@@ -89,6 +89,9 @@ func (r *report) routes(rc *routev3.RouteConfiguration, path string) *RouteConfi
 	return w.out
 }
 
+// MaxDomain bounds a domain: a longer one is no host (RFC 1035, section 2.3.4).
+const MaxDomain = 255
+
 // refuseAll are the routes of what cannot be told apart: 503, whatever it is.
 func refuseAll() []*mesh.Route { return []*mesh.Route{{Unsupported: true}} }
 
@@ -108,6 +111,8 @@ func (w *router) virtualHost(vh *routev3.VirtualHost, path string) {
 		switch first, dup := w.domains[d]; {
 		case d == "":
 			w.invalid(at, "is empty: give a host, or *")
+		case len(d) > MaxDomain:
+			w.invalid(at, "%q has more than %d bytes", d, MaxDomain)
 		case dup:
 			w.invalid(at, "%q is given twice: it is %s too", d, first)
 		default:

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -17,9 +18,12 @@ import (
 	"kmesh/helper/mesh"
 )
 
-// MaxDirectBody bounds the body of a local answer: with its head it fits into one
-// segment.
-const MaxDirectBody = 1024
+// MaxDirectBody bounds the body of a local answer: with its head it fits into a reply
+// of the data path. It is Envoy's own default, too.
+const MaxDirectBody = 4096
+
+// maxRedirect bounds the text of a Location likewise.
+const maxRedirect = 4096
 
 // action translates what a route does; it returns the clusters that it names.
 func (w *router) action(rt *routev3.Route, path string, out *mesh.Route) []RouteReference {
@@ -27,6 +31,7 @@ func (w *router) action(rt *routev3.Route, path string, out *mesh.Route) []Route
 	case *routev3.Route_Route:
 		var refs []RouteReference
 		out.Clusters, refs = w.forward(a.Route, join(path, "route"))
+		out.Hash = w.hash(a.Route.GetHashPolicy(), join(path, "route.hash_policy"))
 		return refs
 	case *routev3.Route_Redirect:
 		out.Redirect = w.redirect(a.Redirect, join(path, "redirect"))
@@ -53,6 +58,52 @@ func (w *router) forward(a *routev3.RouteAction, path string) ([]mesh.WeightedCl
 		w.invalid(path, "has no cluster: give cluster or weighted_clusters")
 	}
 	return nil, nil // a condition, by the table
+}
+
+// hash takes the first policy that the data path has. Envoy mixes all of them; one
+// behind the first is reported, whether it is a fallback or a part of the key.
+func (w *router) hash(policies []*routev3.RouteAction_HashPolicy, path string) (out mesh.Hash) {
+	for i, p := range policies {
+		at := path + "[" + strconv.Itoa(i) + "]"
+		h, why := hashOf(p)
+		switch {
+		case why != "":
+			w.add(at, mesh.UnsupportedAction, why)
+		case h == out:
+			w.add(at, mesh.Default, "the same key again")
+		case out.Kind != mesh.HashNone:
+			w.add(at, mesh.UnsupportedAction, "only the first policy is used: requests are NOT hashed by this one")
+		default:
+			w.add(at, mesh.Enforced, "")
+			out = h
+		}
+	}
+	return out
+}
+
+// hashOf translates one policy, or says why it cannot be enforced.
+func hashOf(p *routev3.RouteAction_HashPolicy) (h mesh.Hash, why string) {
+	switch s := p.GetPolicySpecifier().(type) {
+	case *routev3.RouteAction_HashPolicy_ConnectionProperties_:
+		if s.ConnectionProperties.GetSourceIp() {
+			return mesh.Hash{Kind: mesh.HashSource}, ""
+		}
+	case *routev3.RouteAction_HashPolicy_Header_:
+		name := strings.ToLower(s.Header.GetHeaderName())
+		if name == ":authority" {
+			name = "host"
+		}
+		switch {
+		case s.Header.GetRegexRewrite() != nil:
+			return h, "a header's value is hashed as it is: requests are NOT hashed by a part of it"
+		case name == "" || strings.HasPrefix(name, ":"):
+			return h, fmt.Sprintf("requests are NOT hashed by %q: it is no header", name)
+		case len(name) > mesh.MaxHashHeader:
+			return h, fmt.Sprintf("the name has %d bytes: requests are NOT hashed by headers of more than %d", len(name), mesh.MaxHashHeader)
+		}
+		return mesh.Hash{Kind: mesh.HashHeader, Header: name}, ""
+	}
+	return h, "requests are hashed by a header or by source_ip only, NOT by this"
 }
 
 // weighted translates weighted clusters.
@@ -128,6 +179,9 @@ func (w *router) redirect(a *routev3.RedirectAction, path string) *mesh.Redirect
 				break
 			}
 		}
+	}
+	if n := len(out.Scheme) + len(out.Host) + len(out.Path) + len(out.Prefix); n > maxRedirect {
+		w.invalid(path, "has %d bytes, and %d fit into a Location", n, maxRedirect)
 	}
 	return out
 }

@@ -126,7 +126,8 @@ const (
 	msgTimer    = "not enforced: the kernel's own timers apply"
 	msgLog      = "not enforced: access logs come from kmesh's own counters and ring buffer"
 	msgSubset   = "subsets of a cluster cannot be selected here: use one cluster per subset"
-	msgHTTP     = "HTTP options mean nothing to a TCP or UDP service"
+	msgHTTP     = "requests reach the endpoint as the client sent them"
+	msgHTTP2    = "requests are not translated: a client that speaks HTTP/1 reaches the endpoint by HTTP/1"
 	msgDNS      = "options of name resolution"
 	msgHash     = "only source_ip is supported"
 	msgBuffer   = "there is no proxy that buffers"
@@ -302,6 +303,7 @@ var listenerTable = map[protoreflect.FullName]rules{
 var walked = map[protoreflect.FullName][]protoreflect.FullName{
 	"envoy.config.listener.v3.Filter":                                        {"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", typeHCM},
 	"envoy.config.listener.v3.ListenerFilter":                                {"envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig"},
+	"envoy.config.cluster.v3.Cluster":                                        {typeHTTPOptions},
 	"xds.core.v3.TypedExtensionConfig":                                       {"envoy.extensions.filters.udp.udp_proxy.v3.Route"},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter": {"envoy.extensions.filters.http.fault.v3.HTTPFault"},
 }

@@ -60,12 +60,12 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"upstream_config":                              ignored("custom upstreams are not supported"),
 		"preconnect_policy":                            benign("connections are made when the client makes them"),
 		"queuing_policies":                             benign("connections are made when the client makes them"),
-		"max_requests_per_connection":                  httpOption,
+		"max_requests_per_connection":                  maxRequests,
 		"upstream_http_protocol_options":               httpOption,
-		"common_http_protocol_options":                 httpOption,
+		"common_http_protocol_options":                 inside,
 		"http_protocol_options":                        httpOption,
-		"http2_protocol_options":                       httpOption,
-		"typed_extension_protocol_options":             httpOption,
+		"http2_protocol_options":                       ignored(msgHTTP2),
+		"typed_extension_protocol_options":             inside,
 		"protocol_selection":                           httpOption,
 		"track_timeout_budgets":                        httpOption,
 		"alt_stat_name":                                harmless,
@@ -90,6 +90,24 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"use_tcp_for_dns_lookups":                      dnsOption,
 		"dns_resolution_config":                        dnsOption,
 		"typed_dns_resolver_config":                    dnsOption,
+	}},
+	typeHTTPOptions: {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"common_http_protocol_options":   inside,
+		"upstream_http_protocol_options": httpOption,
+		"explicit_http_config":           inside,
+		"use_downstream_protocol_config": httpOption,
+		"auto_config":                    httpOption,
+		"http_filters":                   ignored("upstream filters are not run"),
+		"header_validation_config":       benign(msgHead),
+		"outlier_detection":              ignored("outlier detection is not enforced"),
+		"request_mirror_policies":        ignored(msgMirror),
+		"hash_policy":                    ignored("give it at the route: requests are hashed by that one only"),
+		"retry_policy":                   retryPolicy,
+	}},
+	typeHTTPOptions + ".ExplicitHttpConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"http_protocol_options":  httpOption,
+		"http2_protocol_options": ignored(msgHTTP2),
+		"http3_protocol_options": ignored(msgHTTP2),
 	}},
 	"envoy.config.cluster.v3.Cluster.EdsClusterConfig": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"service_name": enforced,
@@ -224,6 +242,20 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"locality_weighted_lb_config": enforced,
 	}},
 }
+
+// maxRequests is a limit of the requests of one connection.
+var maxRequests = byCase(func(r *report, v protoreflect.Value) rule {
+	switch n := wrapped(v); {
+	case r.typ != TypeCluster:
+		return ignored("connections of clients are not limited in requests")
+	case n == 0:
+		return benign("no limit")
+	case n > math.MaxUint16:
+		return benign("taken as 65535")
+	}
+	return enforced
+}, "of a cluster, up to 65535", enforced, "0", benign("no limit"), "greater", benign("taken as 65535"),
+	"of a listener", ignored("connections of clients are not limited in requests"))
 
 // unlimited is a threshold: its greatest value asks for nothing.
 var unlimited = uint32Is(math.MaxUint32, benign("no limit"), ignored("circuit breakers are not enforced"))

@@ -111,7 +111,7 @@ var httpTable = map[protoreflect.FullName]rules{
 		"max_headers_count":               ignored("a request may have 100 headers"),
 		"max_response_headers_kb":         benign("the response's head is the client's to judge"),
 		"headers_with_underscores_action": whenEnum(map[protoreflect.EnumNumber]rule{0: harmless}, ignored("headers with underscores pass")),
-		"max_requests_per_connection":     ignored("connections are not limited in requests"),
+		"max_requests_per_connection":     maxRequests,
 	}},
 	"envoy.config.core.v3.Http1ProtocolOptions": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"allow_absolute_url":                            boolIs(true, harmless, ignored("an absolute target is routed by its authority")),

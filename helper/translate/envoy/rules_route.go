@@ -170,7 +170,7 @@ var routeTable = map[protoreflect.FullName]rules{
 		"priority":                        whenEnum(map[protoreflect.EnumNumber]rule{0: harmless}, benign("there are no circuit breakers per priority")),
 		"rate_limits":                     ignored(msgRate),
 		"include_vh_rate_limits":          benign(msgRate),
-		"hash_policy":                     ignored("requests are not hashed: the cluster's policy chooses the endpoint"),
+		"hash_policy":                     inCode("the first header (of a name of at most 40 bytes) or source_ip is enforced, where the cluster is MAGLEV; all others are not enforced"),
 		"cors":                            ignored("CORS is NOT ENFORCED"),
 		"max_grpc_timeout":                benign("for gRPC, which is not routed by request"),
 		"grpc_timeout_offset":             benign("for gRPC, which is not routed by request"),
@@ -224,7 +224,7 @@ var routeTable = map[protoreflect.FullName]rules{
 	}},
 	"envoy.config.route.v3.DirectResponseAction": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"status":      enforced,
-		"body":        inCode("inline_string and inline_bytes of at most 1024 bytes are enforced; any other body is left out (not enforced)"),
+		"body":        inCode("inline_string and inline_bytes of at most 4096 bytes are enforced; any other body is left out (not enforced)"),
 		"body_format": ignored("the body is sent as it is"),
 	}},
 }

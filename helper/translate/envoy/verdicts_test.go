@@ -36,8 +36,7 @@ Every populated field of a resource gets a verdict:
 | invalid | Envoy would refuse it too, or it exceeds a stated limit: the last good version stays |
 
 A value that is not valid (an empty name, a port above 65535, a regular expression with a mistake) makes any field invalid.
-HTTP routing is compiled and can be asked with ` + "`kmeshctl explain --offline`" + `; it is not in the data path yet, so
-that "enforced" below a HttpConnectionManager or a RouteConfiguration says what the compiled routes do.
+What becomes of one request by the routes that are made of it, ` + "`kmeshctl explain --offline`" + ` says.
 
 `)
 	for _, part := range []struct {

@@ -5,6 +5,7 @@ package load
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,17 +35,19 @@ type httpConn struct {
 // serveHTTP answers requests without a body, all connections on one thread by epoll: what it costs is little beside
 // the kernel's work, and does not hide it. It closes first when asked to, in the packet of its response: the port
 // that waits out a connection is then the server's, and clients do not run out of theirs.
-func serveHTTP(l int) error {
+func serveHTTP(listeners ...int) error {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(ep)
-	if err := unix.SetNonblock(l, true); err != nil {
-		return err
-	}
-	if err := watch(ep, l); err != nil {
-		return err
+	for _, l := range listeners {
+		if err := unix.SetNonblock(l, true); err != nil {
+			return err
+		}
+		if err := watch(ep, l); err != nil {
+			return err
+		}
 	}
 	conns := map[int]*httpConn{}
 	var spare []*httpConn
@@ -56,8 +59,8 @@ func serveHTTP(l int) error {
 		}
 		for _, e := range events[:n] {
 			fd := int(e.Fd)
-			if fd == l {
-				if err := accept(ep, l, conns, &spare); err != nil {
+			if slices.Contains(listeners, fd) {
+				if err := accept(ep, fd, conns, &spare); err != nil {
 					return err
 				}
 				continue

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package load is what runs inside the benchmark's pods beside wrk: the servers, and the clients that wrk is not (one
-// byte to and fro, a stream as fast as it goes, connect).
+// byte to and fro, a stream as fast as it goes, large responses, connect).
 //
 // Invariant: a client measures with its own system calls on blocking sockets, and says what it counted in one line of
 // JSON; what it did not see succeed, it does not count. The servers do as little as a server can, so that what is
@@ -27,7 +27,18 @@ const (
 	EchoPort    = 8081 // sends back what it gets
 	SinkPort    = 8082 // reads to the end, then says how much that was
 	ConnectPort = 8083 // of Connect's own listener
+	SwitchPort  = 8084 // as HTTPPort; behind a router, its requests go to those at SwitchPorts
+	PagePort    = 8088 // answers every head with a body of PageSize
 )
+
+// SwitchPorts are endpoints between which a router switches. They are as HTTPPort, of the same thread: a request that
+// goes to another one than the last costs the server nothing.
+var SwitchPorts = [...]uint16{8085, 8086, 8087}
+
+// Ports are those of a server.
+func Ports() []uint16 {
+	return append([]uint16{HTTPPort, EchoPort, SinkPort, SwitchPort, PagePort}, SwitchPorts[:]...)
+}
 
 // Result is what a client saw.
 type Result struct {
@@ -37,10 +48,10 @@ type Result struct {
 	P99     float64 `json:"p99_us,omitempty"`
 }
 
-// Main is a program of its own: "serve", "echo", "stream" or "connect", with flags.
+// Main is a program of its own: "serve", "echo", "stream", "get" or "connect", with flags.
 func Main(args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("load: want serve, echo, stream or connect")
+		return errors.New("load: want serve, echo, stream, get or connect")
 	}
 	fs := flag.NewFlagSet("load "+args[0], flag.ContinueOnError)
 	to := fs.String("to", "", "`address` to connect to")
@@ -68,6 +79,8 @@ func Main(args []string, out io.Writer) error {
 		res, err = Echo(addr, *d)
 	case "stream":
 		res, err = Stream(addr, *d)
+	case "get":
+		res, err = Get(addr, *d)
 	case "connect":
 		res, err = Connect(addr, *n)
 	default:

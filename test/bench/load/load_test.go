@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) {
 }
 
 // serving runs one server at a free port.
-func serving(t *testing.T, serve func(int) error) netip.AddrPort {
+func serving(t *testing.T, serve func(...int) error) netip.AddrPort {
 	t.Helper()
 	// An address that only this test has: the ports are free there.
 	at := netip.MustParseAddr("127.0.0.1")
@@ -120,11 +121,14 @@ func run(t *testing.T, args ...string) Result {
 }
 
 func TestClients(t *testing.T) {
-	echoes, sinks := serving(t, each(echo)).String(), serving(t, each(sink)).String()
+	echoes, sinks := serving(t, one(each(echo))).String(), serving(t, one(each(sink))).String()
 	if res := run(t, "echo", "-to", echoes, "-duration", "20ms"); res.P50 <= 0 || res.P99 < res.P50 {
 		t.Errorf("echo: %+v", res)
 	}
 	run(t, "stream", "-to", sinks, "-duration", "20ms")
+	if res := run(t, "get", "-to", serving(t, one(each(pages))).String(), "-duration", "20ms"); res.Count%PageSize != 0 {
+		t.Errorf("get: %+v is not of whole pages", res)
+	}
 	if res := run(t, "connect", "-to", "127.0.0.1:8083", "-n", "50"); res.Count != 50 || res.P50 <= 0 {
 		t.Errorf("connect: %+v", res)
 	}
@@ -132,7 +136,7 @@ func TestClients(t *testing.T) {
 
 // A server that loses bytes, or hangs up, is an error and never a number.
 func TestClientsDoNotLie(t *testing.T) {
-	short := serving(t, each(func(fd int) {
+	short := serving(t, one(each(func(fd int) {
 		b := make([]byte, 1<<20)
 		for {
 			n, err := receive(fd, b)
@@ -144,12 +148,26 @@ func TestClientsDoNotLie(t *testing.T) {
 				return
 			}
 		}
-	})).String()
-	hangs := serving(t, each(func(int) {})).String()
+	}))).String()
+	hangs := serving(t, one(each(func(int) {}))).String()
+	says := func(text string) string {
+		return serving(t, one(each(func(fd int) {
+			b := make([]byte, maxHead)
+			if n, err := receive(fd, b); err == nil && n > 0 {
+				_ = send(fd, []byte(text))
+			}
+		}))).String()
+	}
+	length := fmt.Sprintf("Content-Length: %d\r\n\r\n", PageSize)
 	for _, args := range [][]string{
 		{"stream", "-to", short, "-duration", "5ms"},
 		{"stream", "-to", hangs, "-duration", "50ms"},
 		{"echo", "-to", hangs, "-duration", "5ms"},
+		{"get", "-to", hangs, "-duration", "5ms"},
+		{"get", "-to", says("HTTP/1.1 503 Service Unavailable\r\n" + length), "-duration", "5ms"},
+		{"get", "-to", says("HTTP/1.1 200 OK\r\n" + length + "half"), "-duration", "5ms"},
+		{"get", "-to", says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"), "-duration", "5ms"},
+		{"get", "-to", says("HTTP/1.1 200 OK\r\n\r\n"), "-duration", "5ms"},
 		{"echo", "-to", "127.0.0.1:1", "-duration", "5ms"},
 		{"connect", "-to", "127.0.0.1:1", "-n", "1"},
 		{"echo", "-to", "nowhere"},

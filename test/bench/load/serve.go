@@ -9,24 +9,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Serve runs all three servers at an address, until the process ends.
+// Serve runs all servers at an address, until the process ends.
 func Serve(at netip.Addr) error {
 	errs := make(chan error)
-	for port, serve := range map[uint16]func(listener int) error{
-		HTTPPort: serveHTTP,
-		EchoPort: each(echo),
-		SinkPort: each(sink),
-	} {
-		l, err := listen(netip.AddrPortFrom(at, port))
-		if err != nil {
-			return err
+	start := func(serve func(listeners ...int) error, ports ...uint16) error {
+		var listeners []int
+		for _, port := range ports {
+			l, err := listen(netip.AddrPortFrom(at, port))
+			if err != nil {
+				return err
+			}
+			listeners = append(listeners, l)
 		}
 		go func() {
 			runtime.LockOSThread()
-			errs <- serve(l)
+			errs <- serve(listeners...)
 		}()
+		return nil
+	}
+	for _, err := range []error{
+		start(serveHTTP, append([]uint16{HTTPPort, SwitchPort}, SwitchPorts[:]...)...),
+		start(one(each(echo)), EchoPort),
+		start(one(each(sink)), SinkPort),
+		start(one(each(pages)), PagePort),
+	} {
+		if err != nil {
+			return err
+		}
 	}
 	return <-errs
+}
+
+// one makes a server of one listener look like one of many.
+func one(serve func(int) error) func(...int) error {
+	return func(listeners ...int) error { return serve(listeners[0]) }
 }
 
 // each serves every connection on a thread of its own, with blocking calls.

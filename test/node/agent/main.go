@@ -83,6 +83,14 @@ func (a *agent) dial(d wire.Dial) (*wire.Result, error) {
 	if err != nil || s == nil {
 		return res, err
 	}
+	if d.HandOver {
+		a.mu.Lock()
+		a.last++
+		res.Handle = a.last
+		a.mu.Unlock()
+		defer s.close()
+		return res, s.handOver(res.Handle)
+	}
 	if !d.Keep {
 		s.close()
 		return res, nil

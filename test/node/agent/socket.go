@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -57,6 +58,9 @@ func open(d wire.Dial) (*socket, *wire.Result, error) {
 	if s.stream && s.unconnected {
 		return nil, nil, fmt.Errorf("dial: unconnected is for UDP")
 	}
+	if d.HandOver && (!s.stream || !d.Silent) {
+		return nil, nil, fmt.Errorf("dial: handOver is for TCP, and needs silent")
+	}
 	family := unix.AF_INET
 	if s.v6 || s.mapped {
 		family = unix.AF_INET6
@@ -79,6 +83,10 @@ func (s *socket) run(d wire.Dial, res *wire.Result) bool {
 	s.timeout(d.Timeout)
 	if d.Bind != "" {
 		at, err := netip.ParseAddrPort(d.Bind)
+		if err == nil {
+			// Several sockets may share a port of ours, towards different destinations.
+			err = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		}
 		if err == nil {
 			err = unix.Bind(s.fd, s.sockaddr(at))
 		}
@@ -130,6 +138,14 @@ func (s *socket) connect() error {
 			return err
 		}
 	}
+}
+
+// handOver passes the socket to the test's process.
+func (s *socket) handOver(handle uint64) error {
+	if err := unix.Sendmsg(wire.Handed, binary.BigEndian.AppendUint64(nil, handle), unix.UnixRights(s.fd), nil, 0); err != nil {
+		return fmt.Errorf("handing over a socket: %w", err)
+	}
+	return nil
 }
 
 // reconnect connects elsewhere, or nowhere.

@@ -61,7 +61,14 @@ type Dial struct {
 	FastOpen bool `json:"fastOpen,omitempty"`
 	// Silent: connect only, wait for no server's word (for servers that are not ours, and for asking "may I?").
 	Silent bool `json:"silent,omitempty"`
+	// HandOver (TCP only, with Silent): the connected socket goes to the test's process, under the result's Handle, and
+	// the agent forgets it. It stays a socket of the pod: of its cgroup and its network namespace. See Handed.
+	HandOver bool `json:"handOver,omitempty"`
 }
+
+// Handed is the agent's descriptor of the socket over which it hands over others: a SOCK_SEQPACKET, one packet for each,
+// of the handle (8 bytes, big-endian) and the descriptor (SCM_RIGHTS). It is sent before the answer.
+const Handed = 3
 
 // DialN makes N dials and counts.
 type DialN struct {

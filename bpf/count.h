@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* count.h: requests served, by pod, service, cluster, route and status. */
+#ifndef KM_COUNT_H
+#define KM_COUNT_H
+
+#include "flow.h"
+
+/* Counters that stand at 0, too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct request_stats);
+} km_none SEC(".maps");
+
+/* The bucket of a duration: the bounds are Istio's. */
+static __always_inline __u32 bucket_of(__u64 ns)
+{
+	__u64 us = ns / 1000;
+
+	if (us <= 25000) {
+		if (us <= 1000)
+			return us <= 500 ? 0 : 1;
+		if (us <= 5000)
+			return 2;
+		return us <= 10000 ? 3 : 4;
+	}
+	if (us <= 1000000) {
+		if (us <= 100000)
+			return us <= 50000 ? 5 : 6;
+		if (us <= 250000)
+			return 7;
+		return us <= 500000 ? 8 : 9;
+	}
+	if (us <= 30000000) {
+		if (us <= 5000000)
+			return us <= 2500000 ? 10 : 11;
+		return us <= 10000000 ? 12 : 13;
+	}
+	if (us <= 600000000) {
+		if (us <= 60000000)
+			return 14;
+		return us <= 300000000 ? 15 : 16;
+	}
+	if (us <= 1800000000)
+		return 17;
+	return us <= 3600000000ULL ? 18 : 19;
+}
+
+/* Counts the request that has just been answered with the flow's status. */
+__noinline int count_request(struct flow *f, __u32 route, __u32 cluster, bool local)
+{
+	struct request_key key = {};
+	struct request_stats *s;
+	__u64 took;
+
+	if (!f)
+		return 0;
+	key.pod = f->key.pod;
+	key.service = f->service;
+	key.cluster = cluster;
+	key.route = route;
+	key.status = f->status;
+	key.flags = local ? KM_REQUEST_LOCAL : 0;
+	s = bpf_map_lookup_elem(&km_requests, &key);
+	if (!s) {
+		__u32 zero = 0;
+		struct request_stats *none = bpf_map_lookup_elem(&km_none, &zero);
+
+		if (!none)
+			return 0;
+		bpf_map_update_elem(&km_requests, &key, none, BPF_NOEXIST);
+		s = bpf_map_lookup_elem(&km_requests, &key);
+		if (!s)
+			return 0;
+	}
+	took = f->started ? bpf_ktime_get_ns() - f->started : 0;
+	__sync_fetch_and_add(&s->count, 1);
+	__sync_fetch_and_add(&s->duration, took);
+	__sync_fetch_and_add(&s->buckets[bucket_of(took) % KM_BUCKETS], 1);
+	return 0;
+}
+
+#endif

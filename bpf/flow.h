@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * flow.h: a client's connection: found, locked, made, ended.
+ *
+ * Flows lie in an array and are named by element and generation, so that a lock is
+ * never freed under its holder. An ended flow keeps its element, and its late packets
+ * their translation, until the element is needed: the oldest goes first.
+ */
+#ifndef KM_FLOW_H
+#define KM_FLOW_H
+
+#include "kernel.h"
+#include "packet.h"
+
+/*
+ * Two CPUs meet in a flow for the time that a packet takes. The holder is not
+ * preempted, so waiting ends; the bound is for a kernel where that is not so.
+ */
+#define KM_SPINS 20000
+
+/* A client without packets for so long is looked for; a live one has its socket. */
+#define KM_IDLE_MS 30000
+
+/* Elements looked at for a client that vanished, when there is no other one. */
+#define KM_RECLAIM 1024
+
+static __always_inline void count_event(__u32 event)
+{
+	__u64 *n = bpf_map_lookup_elem(&km_events, &event);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+/* To the timer's tick: what is timed by it takes 150 ms and more. */
+static __always_inline __u32 now_ms(void)
+{
+	return bpf_ktime_get_coarse_ns() / 1000000;
+}
+
+static __always_inline struct flow *flow_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&km_flows, &slot);
+}
+
+static __always_inline struct leg *leg_at(struct flow *f, __u32 leg)
+{
+	return &f->legs[leg & (KM_LEGS - 1)];
+}
+
+static long spin(__u32 i, struct flow **f)
+{
+	return __sync_val_compare_and_swap(&(*f)->busy, 0, 1) == 0;
+}
+
+static __always_inline bool lock_flow(struct flow *f)
+{
+	if (__sync_val_compare_and_swap(&f->busy, 0, 1) == 0)
+		return true;
+	if (bpf_loop(KM_SPINS, spin, &f, 0) < KM_SPINS)
+		return true;
+	count_event(KM_EVENT_BUSY);
+	return false;
+}
+
+static __always_inline void unlock_flow(struct flow *f)
+{
+	__sync_lock_test_and_set(&f->busy, 0);
+}
+
+static __always_inline struct limits *limits(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&km_limits, &zero);
+}
+
+static __always_inline void count_running(__u32 endpoint, __s64 by)
+{
+	__u64 *n = bpf_map_lookup_elem(&km_active, &endpoint);
+
+	if (n && by)
+		__sync_fetch_and_add(n, by);
+}
+
+static __always_inline struct hold *hold_at(__u32 number)
+{
+	__u32 slot = number - 1;
+
+	return bpf_map_lookup_elem(&km_holds, &slot);
+}
+
+static long poison(__u32 i, struct hold **h)
+{
+	(*h)->bytes[i & (KM_MAX_HEAD - 1)] = 0xdb;
+	return 0;
+}
+
+static __always_inline void free_hold(struct flow *f)
+{
+	struct limits *l = limits();
+	__u32 slot = f->hold - 1;
+	struct hold *h;
+
+	if (!f->hold)
+		return;
+	h = hold_at(f->hold);
+	f->hold = 0;
+	f->hold_len = 0;
+	f->flags &= ~KM_FLOW_HELD;
+	if (!h || !l)
+		return;
+	h->owner.generation = 0;
+	if (l->poison)
+		bpf_loop(KM_MAX_HEAD, poison, &h, 0);
+	bpf_map_push_elem(&km_free_holds, &slot, 0);
+}
+
+/* The flow's hold, taken if it has none; NULL: all are in use. */
+static __always_inline struct hold *take_hold(struct flow *f)
+{
+	struct limits *l = limits();
+	struct hold *h;
+	__u32 slot;
+
+	if (f->hold) {
+		h = hold_at(f->hold);
+		if (h && h->owner.generation == f->generation && h->owner.slot == f->slot)
+			return h;
+		f->hold = 0;
+		return NULL;
+	}
+	if (!l)
+		return NULL;
+	if (bpf_map_pop_elem(&km_free_holds, &slot)) {
+		if (l->next_hold >= l->holds)
+			goto full;
+		slot = __sync_fetch_and_add(&l->next_hold, 1);
+		if (slot >= l->holds)
+			goto full;
+	}
+	h = hold_at(slot + 1);
+	if (!h)
+		return NULL;
+	h->owner.slot = f->slot;
+	h->owner.generation = f->generation;
+	f->hold = slot + 1;
+	f->hold_len = 0;
+	return h;
+full:
+	count_event(KM_EVENT_HOLD_FULL);
+	return NULL;
+}
+
+/* Ends a flow that is locked; its packets still pass. */
+__noinline int end_flow(struct flow *f)
+{
+	__u64 *open, pod;
+	__u32 slot;
+
+	if (!f || f->state == KM_FLOW_CLOSED || f->state == KM_FLOW_FREE)
+		return 0;
+	pod = f->key.pod;
+	slot = f->slot;
+	f->state = KM_FLOW_CLOSED;
+	if (f->pending && !(f->flags & KM_FLOW_IDLE))
+		count_running(leg_at(f, f->leg)->endpoint, -(__s64)f->pending);
+	f->pending = 0;
+	free_hold(f);
+	open = bpf_map_lookup_elem(&km_quotas, &pod);
+	if (open)
+		__sync_fetch_and_add(open, -1);
+	bpf_map_push_elem(&km_ended, &slot, 0);
+	return 0;
+}
+
+/* Where the search for vanished clients stands. */
+struct reclaim {
+	struct __sk_buff *skb;
+	__u64 pod;
+	__u32 now;
+	__u32 hand;
+	__u32 flows;
+};
+
+static __always_inline bool client_is_there(struct __sk_buff *skb, const struct flow_key *k)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	bool there;
+
+	if (k->family == 4) {
+		t.ipv4.saddr = k->vip[0];
+		t.ipv4.daddr = k->client[0];
+		t.ipv4.sport = k->vip_port;
+		t.ipv4.dport = k->client_port;
+		sk = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(t.ipv6.saddr, k->vip, 16);
+		__builtin_memcpy(t.ipv6.daddr, k->client, 16);
+		t.ipv6.sport = k->vip_port;
+		t.ipv6.dport = k->client_port;
+		sk = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	there = sk && sk->state != 10; /* a listener is no client */
+	if (sk)
+		bpf_sk_release(sk);
+	return there;
+}
+
+static long look_at(__u32 i, struct reclaim *r)
+{
+	__u32 slot = r->hand++ % r->flows;
+	struct flow *f = flow_at(slot);
+	bool gone;
+
+	if (!f || (f->state != KM_FLOW_OPEN && f->state != KM_FLOW_SYN) ||
+	    r->now - f->seen < KM_IDLE_MS)
+		return 0;
+	if (f->key.pod == r->pod) {
+		struct flow_key k = f->key;
+
+		gone = !client_is_there(r->skb, &k);
+	} else {
+		__u64 pod = f->key.pod;
+
+		gone = !bpf_map_lookup_elem(&km_pods, &pod);
+	}
+	if (!gone || __sync_val_compare_and_swap(&f->busy, 0, 1))
+		return 0;
+	end_flow(f);
+	unlock_flow(f);
+	count_event(KM_EVENT_RECLAIMED);
+	return 1;
+}
+
+/* Ends one flow whose client is gone without a word, if one is found soon. */
+__noinline int reclaim_flow(struct __sk_buff *skb, __u64 pod)
+{
+	struct limits *l = limits();
+	struct reclaim r = {.skb = skb, .pod = pod, .now = now_ms()};
+
+	if (!l || !l->flows)
+		return 0;
+	r.flows = l->flows;
+	r.hand = l->hand;
+	bpf_loop(KM_RECLAIM, look_at, &r, 0);
+	l->hand = r.hand;
+	return 0;
+}
+
+static __always_inline bool same_ref(const struct flow_ref *ref, __u32 slot, __u32 generation)
+{
+	return ref && ref->slot == slot && ref->generation == generation;
+}
+
+/* Removes the look-ups that lead to an element which is used anew. */
+__noinline int forget_flow(struct flow *f)
+{
+	struct flow_key key;
+	struct flow_ref *ref;
+
+	if (!f)
+		return 0;
+	key = f->key;
+	ref = bpf_map_lookup_elem(&km_tuples, &key);
+	if (same_ref(ref, f->slot, f->generation))
+		bpf_map_delete_elem(&km_tuples, &key);
+	for (int i = 0; i < KM_LEGS; i++) {
+		struct leg_key lk = {.pod = key.pod, .family = key.family};
+		struct leg_ref *lr;
+
+		if (f->legs[i].state == KM_LEG_NONE)
+			continue;
+		__builtin_memcpy(lk.endpoint, f->legs[i].addr, 16);
+		lk.port = f->legs[i].port;
+		lk.leg_port = f->legs[i].leg_port;
+		lr = bpf_map_lookup_elem(&km_legs, &lk);
+		if (!lr || lr->slot != f->slot || lr->generation != f->generation)
+			continue;
+		if (f->legs[i].state == KM_LEG_OPEN || f->legs[i].state == KM_LEG_DEAD) {
+			struct tombstone t = {
+				.seq = f->legs[i].sent,
+				.tsval = f->legs[i].flags & KM_LEG_TIMESTAMPS ? f->legs[i].tsval
+									      : 0,
+				.at = f->seen,
+			};
+
+			bpf_map_update_elem(&km_tombstones, &lk, &t, BPF_ANY);
+		}
+		bpf_map_delete_elem(&km_legs, &lk);
+	}
+	return 0;
+}
+
+/* An element that nobody uses; -1: there is none. */
+static __always_inline __s64 free_slot(struct limits *l)
+{
+	__u32 slot;
+
+	if (l->next_flow < l->flows) {
+		slot = __sync_fetch_and_add(&l->next_flow, 1);
+		if (slot < l->flows)
+			return slot;
+	}
+	if (bpf_map_pop_elem(&km_ended, &slot))
+		return -1;
+	return slot;
+}
+
+/*
+ * Makes a flow for key, locked; NULL: there is no room, which is counted. The pod's
+ * share of the table is bounded, so that one pod cannot keep the others out.
+ */
+static __always_inline struct flow *new_flow(struct __sk_buff *skb, const struct flow_key *key)
+{
+	struct limits *l = limits();
+	__u64 *open, zero = 0, pod = key->pod;
+	struct flow_ref ref;
+	__u32 generation;
+	struct flow *f;
+	__s64 slot;
+
+	if (!l)
+		return NULL;
+	open = bpf_map_lookup_elem(&km_quotas, &pod);
+	if (!open) {
+		bpf_map_update_elem(&km_quotas, &pod, &zero, BPF_NOEXIST);
+		open = bpf_map_lookup_elem(&km_quotas, &pod);
+		if (!open)
+			goto full;
+	}
+	if (*open >= l->quota) {
+		reclaim_flow(skb, pod);
+		if (*open >= l->quota) {
+			count_event(KM_EVENT_QUOTA);
+			return NULL;
+		}
+	}
+	slot = free_slot(l);
+	if (slot < 0) {
+		reclaim_flow(skb, pod);
+		slot = free_slot(l);
+		if (slot < 0)
+			goto full;
+	}
+	f = flow_at(slot);
+	if (!f || !lock_flow(f))
+		return NULL;
+	if (f->state == KM_FLOW_CLOSED)
+		forget_flow(f);
+	generation = f->generation + 1;
+	__builtin_memset((void *)f + sizeof(f->busy), 0, sizeof(*f) - sizeof(f->busy));
+	f->generation = generation ? generation : 1;
+	f->slot = slot;
+	f->key = *key;
+	ref.slot = slot;
+	ref.generation = f->generation;
+	if (bpf_map_update_elem(&km_tuples, key, &ref, BPF_ANY)) {
+		__u32 s = slot;
+
+		f->state = KM_FLOW_CLOSED;
+		bpf_map_push_elem(&km_ended, &s, 0);
+		unlock_flow(f);
+		goto full;
+	}
+	__sync_fetch_and_add(open, 1);
+	count_event(KM_EVENT_FLOW);
+	return f;
+full:
+	count_event(KM_EVENT_FLOW_FULL);
+	return NULL;
+}
+
+/* The flow of a reference, locked; NULL if it is another one by now. */
+static __always_inline struct flow *lock_ref(__u32 slot, __u32 generation)
+{
+	struct flow *f = flow_at(slot);
+
+	if (!f || !generation || f->generation != generation || !lock_flow(f))
+		return NULL;
+	if (f->generation == generation)
+		return f;
+	unlock_flow(f);
+	return NULL;
+}
+
+#endif

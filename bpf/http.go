@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+// What abi_http.h defines beside structures.
+const (
+	// ServiceHTTP is the flag of a service whose requests are routed (KM_SERVICE_HTTP).
+	ServiceHTTP = 2
+
+	HTTPIgnorePort = 1 // KM_HTTP_IGNORE_PORT
+	HTTPLocal      = 2 // KM_HTTP_LOCAL
+	HTTPStarOnly   = 4 // KM_HTTP_STAR_ONLY
+
+	// VHostResponse is the id of the grammar of responses.
+	VHostResponse = 0
+	// ReplyFirst is the first id of a reply that is not a plain status.
+	ReplyFirst = 1024
+	// MaxReplyText is the text that one reply holds, in bytes.
+	MaxReplyText = len(Reply{}.Text)
+	// MaxReplyParts is the number of parts that one reply has at most.
+	MaxReplyParts = len(Reply{}.Parts)
+	// MaxHost is the longest domain that a HostKey holds, in bytes.
+	MaxHost = len(HostKey{}.Name)
+	// MaxHashName is the longest name of a header that is hashed, in bytes.
+	MaxHashName = len(Route{}.HashName)
+	// Events is the number of elements of km_events.
+	Events = int(abiEventKM_EVENTS)
+	// EventRefused is the element that counts connections which an endpoint refused.
+	EventRefused = uint32(abiEventKM_EVENT_REFUSED)
+)
+
+// The kinds of domain (enum host_kind).
+const (
+	HostExact  = uint8(abiHostKindKM_HOST_EXACT)
+	HostSuffix = uint8(abiHostKindKM_HOST_SUFFIX)
+	HostPrefix = uint8(abiHostKindKM_HOST_PREFIX)
+)
+
+// The kinds of route (enum route_kind).
+const (
+	RouteForward     = uint8(abiRouteKindKM_ROUTE_FORWARD)
+	RouteReply       = uint8(abiRouteKindKM_ROUTE_REPLY)
+	RouteUnsupported = uint8(abiRouteKindKM_ROUTE_UNSUPPORTED)
+)
+
+// What maglev hashes for a route (enum hash_kind).
+const (
+	HashNone   = uint8(abiHashKindKM_HASH_NONE)
+	HashSource = uint8(abiHashKindKM_HASH_SOURCE)
+	HashHeader = uint8(abiHashKindKM_HASH_HEADER)
+)
+
+// The kinds of a reply's parts (enum part_kind).
+const (
+	PartText      = uint16(abiPartKindKM_PART_TEXT)
+	PartHost      = uint16(abiPartKindKM_PART_HOST)
+	PartAuthority = uint16(abiPartKindKM_PART_AUTHORITY)
+	PartPath      = uint16(abiPartKindKM_PART_PATH)
+	PartQuery     = uint16(abiPartKindKM_PART_QUERY)
+	PartBody      = uint16(abiPartKindKM_PART_BODY)
+	PartNot80     = uint16(abiPartKindKM_PART_NOT_80)
+)
+
+// The states of a flow (enum flow_state).
+const (
+	FlowFree   = uint8(abiFlowStateKM_FLOW_FREE)
+	FlowSyn    = uint8(abiFlowStateKM_FLOW_SYN)
+	FlowOpen   = uint8(abiFlowStateKM_FLOW_OPEN)
+	FlowClosed = uint8(abiFlowStateKM_FLOW_CLOSED)
+)
+
+// The states of a leg (enum leg_state).
+const (
+	LegNone = uint8(abiLegStateKM_LEG_NONE)
+	LegSyn  = uint8(abiLegStateKM_LEG_SYN)
+	LegOpen = uint8(abiLegStateKM_LEG_OPEN)
+	LegDead = uint8(abiLegStateKM_LEG_DEAD)
+)
+
+// Flags of a flow (KM_FLOW_*).
+const (
+	FlowFirst     = 1
+	FlowClientFIN = 2
+	FlowServerFIN = 4
+	FlowRebound   = 16
+	FlowLocal     = 32
+	FlowReply     = 64
+	FlowClose     = 128
+	FlowTrace     = 256
+	FlowHeld      = 1024
+	FlowIdle      = 4096
+)
