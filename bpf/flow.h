@@ -254,6 +254,33 @@ static __always_inline bool same_ref(const struct flow_ref *ref, __u32 slot, __u
 	return ref && ref->slot == slot && ref->generation == generation;
 }
 
+/* Removes the look-up that leads to a leg whose element is used anew, and leaves a tombstone. */
+static __noinline int bury_leg(const struct flow *f, const struct leg *leg)
+{
+	struct leg_key lk = {.pod = f->key.pod, .family = f->key.family};
+	struct leg_ref *lr;
+
+	if (leg->state == KM_LEG_NONE)
+		return 0;
+	__builtin_memcpy(lk.endpoint, leg->addr, 16);
+	lk.port = leg->port;
+	lk.leg_port = leg->leg_port;
+	lr = bpf_map_lookup_elem(&km_legs, &lk);
+	if (!lr || lr->slot != f->slot || lr->generation != f->generation)
+		return 0;
+	if (leg->state == KM_LEG_OPEN || leg->state == KM_LEG_DEAD) {
+		struct tombstone t = {
+			.seq = leg->sent,
+			.tsval = leg->flags & KM_LEG_TIMESTAMPS ? leg->tsval : 0,
+			.at = f->seen,
+		};
+
+		bpf_map_update_elem(&km_tombstones, &lk, &t, BPF_ANY);
+	}
+	bpf_map_delete_elem(&km_legs, &lk);
+	return 0;
+}
+
 /* Removes the look-ups that lead to an element which is used anew. */
 __noinline int forget_flow(struct flow *f)
 {
@@ -266,30 +293,8 @@ __noinline int forget_flow(struct flow *f)
 	ref = bpf_map_lookup_elem(&km_tuples, &key);
 	if (same_ref(ref, f->slot, f->generation))
 		bpf_map_delete_elem(&km_tuples, &key);
-	for (int i = 0; i < KM_LEGS; i++) {
-		struct leg_key lk = {.pod = key.pod, .family = key.family};
-		struct leg_ref *lr;
-
-		if (f->legs[i].state == KM_LEG_NONE)
-			continue;
-		__builtin_memcpy(lk.endpoint, f->legs[i].addr, 16);
-		lk.port = f->legs[i].port;
-		lk.leg_port = f->legs[i].leg_port;
-		lr = bpf_map_lookup_elem(&km_legs, &lk);
-		if (!lr || lr->slot != f->slot || lr->generation != f->generation)
-			continue;
-		if (f->legs[i].state == KM_LEG_OPEN || f->legs[i].state == KM_LEG_DEAD) {
-			struct tombstone t = {
-				.seq = f->legs[i].sent,
-				.tsval = f->legs[i].flags & KM_LEG_TIMESTAMPS ? f->legs[i].tsval
-									      : 0,
-				.at = f->seen,
-			};
-
-			bpf_map_update_elem(&km_tombstones, &lk, &t, BPF_ANY);
-		}
-		bpf_map_delete_elem(&km_legs, &lk);
-	}
+	for (int i = 0; i < KM_LEGS; i++)
+		bury_leg(f, &f->legs[i]);
 	return 0;
 }
 

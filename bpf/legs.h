@@ -243,6 +243,8 @@ __noinline int make_leg(struct __sk_buff *skb, struct flow *f, struct choice_of 
 		count_event(KM_EVENT_LEG_PORT);
 		return 0;
 	}
+	if (leg->leg_port != s.key.leg_port)
+		bury_leg(f, leg); /* the one that this one replaces */
 	__builtin_memset(leg, 0, sizeof(*leg));
 	__builtin_memcpy(leg->addr, to->addr, 16);
 	leg->port = to->port;
