@@ -19,7 +19,7 @@ export BPF2GO_STRIP := llvm-strip-$(CLANG)
 
 # Tested with the race detector: what is pure, and what shares memory between goroutines. The others
 # spend their time in the kernel and in child processes, which the detector does not see.
-RACE := ^kmesh/(helper/(mesh|xds|translate|snapshot|balance|probe|api)|cni/optin|install/conflist)(/|$$)
+RACE := ^kmesh/(helper/(mesh|xds|translate|snapshot|balance|probe|api)|cni/(optin|entry)|install)(/|$$)
 
 # The longest that one package's tests may take.
 TIMEOUT := 10m
@@ -28,15 +28,31 @@ need := .ci/need
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## the binaries, in bin/ (needs only Go)
 	@$(need) $(GO) golang-go
 	mkdir -p bin
-	for main in cni/kmesh-cni helper/kmesh-helper helper/kmeshctl; do
+	for main in cni/kmesh-cni helper/kmesh-helper helper/kmeshctl install/kmesh-install install/kmesh-cni-stub; do
 		CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./$$main
 	done
+
+# The image's name, as the manifests have it.
+IMAGE ?= kmesh.net/kmesh:devel
+
+.PHONY: image
+image: ## bin/image.tar: the image for linux/amd64 and arm64, for ctr images import (needs only Go)
+	@$(need) $(GO) golang-go
+	$(GO) run ./manifests/image -o bin/image.tar -name '$(IMAGE)' -version '$(VERSION)' -go '$(GO)'
+
+.PHONY: manifests
+manifests: ## bin/base.yaml and bin/chart.yaml: what kustomize and Helm install (VALUES=file of the chart's)
+	@$(need) $(GO) golang-go
+	mkdir -p bin
+	cd test/manifests
+	$(GO) run ./render -base > ../../bin/base.yaml
+	$(GO) run ./render $(if $(VALUES),-values '$(abspath $(VALUES))') > ../../bin/chart.yaml
 
 .PHONY: generate
 generate: ## regenerate what is generated and committed: BPF objects, protobuf code
@@ -58,6 +74,7 @@ lint: ## gofmt, vet, staticcheck, clang-format, the import graph, package commen
 		status=1
 	fi
 	$(GO) vet ./... || status=1
+	(cd test/manifests && $(GO) vet ./...) || status=1
 	$(GO) tool staticcheck ./... || status=1
 	find bpf -name '*.[ch]' ! -name vmlinux.h -print0 | xargs -0r clang-format-$(CLANG) --dry-run -Werror || {
 		echo 'not formatted, run clang-format-$(CLANG) -i on them' >&2
@@ -83,14 +100,40 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 	fi
 	$(need) wrk wrk
 	$(need) haproxy haproxy
+	$(need) nginx nginx
+	$(need) redis-server redis-server
+	$(need) redis-cli redis-tools
+	$(need) ab apache2-utils
+	$(need) curl curl
+	$(need) /usr/bin/python3 python3
+	$(need) java openjdk-17-jre-headless
+	$(need) ecj ecj
+	$(need) nft nftables
 	test/containerd/setup.sh
-	packages=$$($(GO) list ./...)
+	packages=$$($(GO) list ./... | grep -v '^kmesh/test/e2e$$') # that one is make e2e's
 	status=0
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$(grep -E '$(RACE)' <<<"$$packages") || status=1
 	# One package at a time: each makes nodes, and looks for what they left on a machine that is busy enough.
 	# Never from the cache: these depend on the kernel and on bin/, which the go command does not see.
 	$(GO) test -p 1 -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)' <<<"$$packages") || status=1
+	# A module of its own: Helm and kustomize are not among ours.
+	(cd test/manifests && $(GO) test -count=1 -timeout $(TIMEOUT) ./...) || status=1
 	exit $$status
+
+.PHONY: e2e
+e2e: ## Kmesh by its chart on a real Kubernetes node inside this machine (as root; builds Kubernetes, once)
+	@if [ "$$(id -u)" != 0 ]; then
+		echo 'make e2e: needs root (programs, namespaces, cgroups): sudo make e2e' >&2
+		exit 1
+	fi
+	$(need) $(GO) golang-go
+	$(need) gcc gcc libc6-dev
+	$(need) nsenter util-linux
+	began=$$SECONDS
+	test/e2e/setup.sh >/dev/null
+	$(GO) run ./manifests/image -o bin/e2e-image.tar -name '$(IMAGE)' -version '$(VERSION)' -go '$(GO)' -platforms "linux/$$($(GO) env GOARCH)"
+	echo "make e2e: all its parts are there after $$((SECONDS - began)) s"
+	$(GO) test -count=1 -v -timeout 15m ./test/e2e
 
 # How long each fuzzer runs.
 FUZZTIME ?= 30s
@@ -109,7 +152,19 @@ demo: build ## a node inside this machine, real traffic, in under a minute (as r
 	$(GO) build -trimpath -o bin/demo ./test/demo
 	exec bin/demo
 
-# How long the measuring takes: quick (about 6 minutes) or full (under 30).
+.PHONY: fault
+fault: build ## the fault matrix, with figures, into test/fault/RESULTS.md (as root, under 15 minutes)
+	@if [ "$$(id -u)" != 0 ]; then
+		echo 'make fault: needs root (programs, network namespaces, cgroups): sudo make fault' >&2
+		exit 1
+	fi
+	$(need) ip iproute2
+	$(need) unshare util-linux
+	test/containerd/setup.sh
+	$(GO) build -trimpath -o bin/fault ./test/fault
+	exec bin/fault -o test/fault/RESULTS.md
+
+# How long the measuring takes: quick (about 7 minutes) or full (under 30).
 BENCH ?= quick
 export BENCH
 
@@ -123,6 +178,29 @@ bench: build ## what Kmesh costs, beside direct and HAProxy x2: BENCH=quick (def
 	$(need) haproxy haproxy
 	$(GO) build -trimpath -o bin/bench ./test/bench
 	exec bin/bench -bin bin -o bin/bench.json
+
+# Another kernel, to load and run everything on: Debian's package of it.
+KERNEL ?= 6.1
+
+# And another processor: amd64 or arm64.
+ARCH ?= amd64
+
+.PHONY: vm
+vm: ## load every program, and route requests, on Linux 6.1 in an emulated machine (KERNEL=6.12, ARCH=arm64)
+	@$(need) $(GO) golang-go
+	$(need) dpkg-deb dpkg
+	$(GO) build -trimpath -o bin/vm ./test/vm
+	exec bin/vm -kernel '$(KERNEL)' -arch '$(ARCH)'
+
+.PHONY: programs
+programs: ## measure what every program costs the verifier, here and on Linux 6.1, into bpf/PROGRAMS.md (as root)
+	@if [ "$$(id -u)" != 0 ]; then
+		echo 'make programs: needs root (it loads them): sudo make programs' >&2
+		exit 1
+	fi
+	$(need) $(GO) golang-go
+	$(GO) build -trimpath -o bin/vm ./test/vm
+	exec bin/vm -kernel '$(KERNEL)' -traffic=false -table bpf/PROGRAMS.md
 
 .PHONY: clean
 clean: ## remove what the targets made in the tree

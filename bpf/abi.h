@@ -17,7 +17,7 @@
 
 #include "abi_http.h"
 
-#define KM_ABI 2
+#define KM_ABI 3
 
 /*
  * Weighted clusters of one service. The draw walks them, so the bound keeps the

@@ -95,7 +95,8 @@ type abiFlow struct {
 	ClientWindow uint16
 	ClientMss    uint16
 	Mss          uint16
-	Pad1         uint16
+	UsedLegs     uint8
+	Pad1         uint8
 	Request      abiFrame
 	Response     abiFrame
 	Legs         [4]abiLeg
@@ -107,6 +108,7 @@ type abiFlow struct {
 	Reply        uint32
 	ClientIsn    uint32
 	Started      uint64
+	HeldSince    uint64
 	Vhost        uint32
 	Route        uint32
 	Cluster      uint32
@@ -126,7 +128,7 @@ type abiFlow struct {
 	Options      [64]uint8
 	SynFlags     uint8
 	OpeningHead  uint8
-	Pad          uint8
+	OpeningClose uint8
 	_            [4]byte
 }
 
@@ -271,10 +273,10 @@ type abiLegKey struct {
 }
 
 type abiLegRef struct {
-	_          structs.HostLayout
-	Slot       uint32
-	Generation uint32
-	Leg        uint32
+	_    structs.HostLayout
+	Slot uint32
+	Ours uint32
+	Leg  uint32
 }
 
 type abiLegState uint32
@@ -287,14 +289,22 @@ const (
 )
 
 type abiLimits struct {
-	_        structs.HostLayout
-	Flows    uint32
-	Holds    uint32
-	Quota    uint32
-	Poison   uint32
-	NextFlow uint32
-	NextHold uint32
-	Hand     uint32
+	_           structs.HostLayout
+	Flows       uint32
+	Holds       uint32
+	Quota       uint32
+	Poison      uint32
+	NextFlow    uint32
+	NextHold    uint32
+	Hand        uint32
+	PortMask    uint32
+	PortValue   uint32
+	Outward     uint32
+	NextPort    uint32
+	Shared      uint32
+	Pad         uint32
+	_           [4]byte
+	MarkedUntil uint64
 }
 
 type abiName struct {
@@ -534,6 +544,7 @@ type abiStatsKey struct {
 
 type abiTombstone struct {
 	_     structs.HostLayout
+	Tag   uint32
 	Seq   uint32
 	Tsval uint32
 	At    uint32
@@ -601,58 +612,66 @@ type abiVhost struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	abiMapKmActive         = "km_active"
-	abiMapKmClusters       = "km_clusters"
-	abiMapKmEnded          = "km_ended"
-	abiMapKmEndpoints      = "km_endpoints"
-	abiMapKmEvents         = "km_events"
-	abiMapKmFlows          = "km_flows"
-	abiMapKmFreeHolds      = "km_free_holds"
-	abiMapKmFrontends      = "km_frontends"
-	abiMapKmGuesses        = "km_guesses"
-	abiMapKmHolds          = "km_holds"
-	abiMapKmHosts          = "km_hosts"
-	abiMapKmHttp           = "km_http"
-	abiMapKmLegs           = "km_legs"
-	abiMapKmLimits         = "km_limits"
-	abiMapKmMarks          = "km_marks"
-	abiMapKmNames          = "km_names"
-	abiMapKmPods           = "km_pods"
-	abiMapKmPrefixes       = "km_prefixes"
-	abiMapKmQuotas         = "km_quotas"
-	abiMapKmRefusals       = "km_refusals"
-	abiMapKmReplies        = "km_replies"
-	abiMapKmRequests       = "km_requests"
-	abiMapKmRoutes         = "km_routes"
-	abiMapKmServices       = "km_services"
-	abiMapKmShares         = "km_shares"
-	abiMapKmSlabs          = "km_slabs"
-	abiMapKmSlots          = "km_slots"
-	abiMapKmStamps         = "km_stamps"
-	abiMapKmState          = "km_state"
-	abiMapKmStats          = "km_stats"
-	abiMapKmTombstones     = "km_tombstones"
-	abiMapKmTrace          = "km_trace"
-	abiMapKmTuples         = "km_tuples"
-	abiMapKmUdpPeers       = "km_udp_peers"
-	abiMapKmVhosts         = "km_vhosts"
-	abiVarKeepEvent        = "keep_event"
-	abiVarKeepFlowState    = "keep_flow_state"
-	abiVarKeepFrameKind    = "keep_frame_kind"
-	abiVarKeepHashKind     = "keep_hash_kind"
-	abiVarKeepHostKind     = "keep_host_kind"
-	abiVarKeepKind         = "keep_kind"
-	abiVarKeepLegState     = "keep_leg_state"
-	abiVarKeepNameKind     = "keep_name_kind"
-	abiVarKeepPartKind     = "keep_part_kind"
-	abiVarKeepPhase        = "keep_phase"
-	abiVarKeepPin          = "keep_pin"
-	abiVarKeepPolicy       = "keep_policy"
-	abiVarKeepReason       = "keep_reason"
-	abiVarKeepRouteKind    = "keep_route_kind"
-	abiVarKeepSocketRecord = "keep_socket_record"
-	abiVarKeepTrace        = "keep_trace"
-	abiVarKeepVerdict      = "keep_verdict"
+	abiMapKmActive            = "km_active"
+	abiMapKmClusters          = "km_clusters"
+	abiMapKmEnded             = "km_ended"
+	abiMapKmEndpoints         = "km_endpoints"
+	abiMapKmEvents            = "km_events"
+	abiMapKmFlows             = "km_flows"
+	abiMapKmFreeHolds         = "km_free_holds"
+	abiMapKmFrontends         = "km_frontends"
+	abiMapKmGuesses           = "km_guesses"
+	abiMapKmHolds             = "km_holds"
+	abiMapKmHosts             = "km_hosts"
+	abiMapKmHttp              = "km_http"
+	abiMapKmLegs              = "km_legs"
+	abiMapKmLimits            = "km_limits"
+	abiMapKmMarks             = "km_marks"
+	abiMapKmNames             = "km_names"
+	abiMapKmOlderGetpeername4 = "km_older_getpeername4"
+	abiMapKmOlderGetpeername6 = "km_older_getpeername6"
+	abiMapKmOlderRecvmsg4     = "km_older_recvmsg4"
+	abiMapKmOlderRecvmsg6     = "km_older_recvmsg6"
+	abiMapKmOlderSockOps      = "km_older_sock_ops"
+	abiMapKmOlderTcEgress     = "km_older_tc_egress"
+	abiMapKmOlderTcIngress    = "km_older_tc_ingress"
+	abiMapKmOver              = "km_over"
+	abiMapKmPods              = "km_pods"
+	abiMapKmPrefixes          = "km_prefixes"
+	abiMapKmQuotas            = "km_quotas"
+	abiMapKmRefusals          = "km_refusals"
+	abiMapKmReplies           = "km_replies"
+	abiMapKmRequests          = "km_requests"
+	abiMapKmRoutes            = "km_routes"
+	abiMapKmServices          = "km_services"
+	abiMapKmShares            = "km_shares"
+	abiMapKmSlabs             = "km_slabs"
+	abiMapKmSlots             = "km_slots"
+	abiMapKmStamps            = "km_stamps"
+	abiMapKmState             = "km_state"
+	abiMapKmStats             = "km_stats"
+	abiMapKmTombstones        = "km_tombstones"
+	abiMapKmTrace             = "km_trace"
+	abiMapKmTuples            = "km_tuples"
+	abiMapKmUdpPeers          = "km_udp_peers"
+	abiMapKmVhosts            = "km_vhosts"
+	abiVarKeepEvent           = "keep_event"
+	abiVarKeepFlowState       = "keep_flow_state"
+	abiVarKeepFrameKind       = "keep_frame_kind"
+	abiVarKeepHashKind        = "keep_hash_kind"
+	abiVarKeepHostKind        = "keep_host_kind"
+	abiVarKeepKind            = "keep_kind"
+	abiVarKeepLegState        = "keep_leg_state"
+	abiVarKeepNameKind        = "keep_name_kind"
+	abiVarKeepPartKind        = "keep_part_kind"
+	abiVarKeepPhase           = "keep_phase"
+	abiVarKeepPin             = "keep_pin"
+	abiVarKeepPolicy          = "keep_policy"
+	abiVarKeepReason          = "keep_reason"
+	abiVarKeepRouteKind       = "keep_route_kind"
+	abiVarKeepSocketRecord    = "keep_socket_record"
+	abiVarKeepTrace           = "keep_trace"
+	abiVarKeepVerdict         = "keep_verdict"
 )
 
 // loadAbi returns the embedded CollectionSpec for abi.
@@ -703,41 +722,49 @@ type abiProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type abiMapSpecs struct {
-	KmActive     *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters   *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEnded      *ebpf.MapSpec `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.MapSpec `ebpf:"km_events"`
-	KmFlows      *ebpf.MapSpec `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.MapSpec `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.MapSpec `ebpf:"km_guesses"`
-	KmHolds      *ebpf.MapSpec `ebpf:"km_holds"`
-	KmHosts      *ebpf.MapSpec `ebpf:"km_hosts"`
-	KmHttp       *ebpf.MapSpec `ebpf:"km_http"`
-	KmLegs       *ebpf.MapSpec `ebpf:"km_legs"`
-	KmLimits     *ebpf.MapSpec `ebpf:"km_limits"`
-	KmMarks      *ebpf.MapSpec `ebpf:"km_marks"`
-	KmNames      *ebpf.MapSpec `ebpf:"km_names"`
-	KmPods       *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.MapSpec `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmReplies    *ebpf.MapSpec `ebpf:"km_replies"`
-	KmRequests   *ebpf.MapSpec `ebpf:"km_requests"`
-	KmRoutes     *ebpf.MapSpec `ebpf:"km_routes"`
-	KmServices   *ebpf.MapSpec `ebpf:"km_services"`
-	KmShares     *ebpf.MapSpec `ebpf:"km_shares"`
-	KmSlabs      *ebpf.MapSpec `ebpf:"km_slabs"`
-	KmSlots      *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps     *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState      *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats      *ebpf.MapSpec `ebpf:"km_stats"`
-	KmTombstones *ebpf.MapSpec `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.MapSpec `ebpf:"km_trace"`
-	KmTuples     *ebpf.MapSpec `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.MapSpec `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.MapSpec `ebpf:"km_vhosts"`
+	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
+	KmFlows             *ebpf.MapSpec `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.MapSpec `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.MapSpec `ebpf:"km_guesses"`
+	KmHolds             *ebpf.MapSpec `ebpf:"km_holds"`
+	KmHosts             *ebpf.MapSpec `ebpf:"km_hosts"`
+	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
+	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
+	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
+	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.MapSpec `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.MapSpec `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.MapSpec `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.MapSpec `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.MapSpec `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.MapSpec `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.MapSpec `ebpf:"km_over"`
+	KmPods              *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.MapSpec `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmReplies           *ebpf.MapSpec `ebpf:"km_replies"`
+	KmRequests          *ebpf.MapSpec `ebpf:"km_requests"`
+	KmRoutes            *ebpf.MapSpec `ebpf:"km_routes"`
+	KmServices          *ebpf.MapSpec `ebpf:"km_services"`
+	KmShares            *ebpf.MapSpec `ebpf:"km_shares"`
+	KmSlabs             *ebpf.MapSpec `ebpf:"km_slabs"`
+	KmSlots             *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps            *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState             *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats             *ebpf.MapSpec `ebpf:"km_stats"`
+	KmTombstones        *ebpf.MapSpec `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.MapSpec `ebpf:"km_trace"`
+	KmTuples            *ebpf.MapSpec `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.MapSpec `ebpf:"km_vhosts"`
 }
 
 // abiVariableSpecs contains global variables before they are loaded into the kernel.
@@ -783,41 +810,49 @@ func (o *abiObjects) Close() error {
 //
 // It can be passed to loadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type abiMaps struct {
-	KmActive     *ebpf.Map `ebpf:"km_active"`
-	KmClusters   *ebpf.Map `ebpf:"km_clusters"`
-	KmEnded      *ebpf.Map `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.Map `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.Map `ebpf:"km_events"`
-	KmFlows      *ebpf.Map `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.Map `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.Map `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.Map `ebpf:"km_guesses"`
-	KmHolds      *ebpf.Map `ebpf:"km_holds"`
-	KmHosts      *ebpf.Map `ebpf:"km_hosts"`
-	KmHttp       *ebpf.Map `ebpf:"km_http"`
-	KmLegs       *ebpf.Map `ebpf:"km_legs"`
-	KmLimits     *ebpf.Map `ebpf:"km_limits"`
-	KmMarks      *ebpf.Map `ebpf:"km_marks"`
-	KmNames      *ebpf.Map `ebpf:"km_names"`
-	KmPods       *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.Map `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.Map `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.Map `ebpf:"km_refusals"`
-	KmReplies    *ebpf.Map `ebpf:"km_replies"`
-	KmRequests   *ebpf.Map `ebpf:"km_requests"`
-	KmRoutes     *ebpf.Map `ebpf:"km_routes"`
-	KmServices   *ebpf.Map `ebpf:"km_services"`
-	KmShares     *ebpf.Map `ebpf:"km_shares"`
-	KmSlabs      *ebpf.Map `ebpf:"km_slabs"`
-	KmSlots      *ebpf.Map `ebpf:"km_slots"`
-	KmStamps     *ebpf.Map `ebpf:"km_stamps"`
-	KmState      *ebpf.Map `ebpf:"km_state"`
-	KmStats      *ebpf.Map `ebpf:"km_stats"`
-	KmTombstones *ebpf.Map `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.Map `ebpf:"km_trace"`
-	KmTuples     *ebpf.Map `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.Map `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.Map `ebpf:"km_vhosts"`
+	KmActive            *ebpf.Map `ebpf:"km_active"`
+	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmEnded             *ebpf.Map `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.Map `ebpf:"km_events"`
+	KmFlows             *ebpf.Map `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.Map `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.Map `ebpf:"km_guesses"`
+	KmHolds             *ebpf.Map `ebpf:"km_holds"`
+	KmHosts             *ebpf.Map `ebpf:"km_hosts"`
+	KmHttp              *ebpf.Map `ebpf:"km_http"`
+	KmLegs              *ebpf.Map `ebpf:"km_legs"`
+	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmMarks             *ebpf.Map `ebpf:"km_marks"`
+	KmNames             *ebpf.Map `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.Map `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.Map `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.Map `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.Map `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.Map `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.Map `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.Map `ebpf:"km_over"`
+	KmPods              *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.Map `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.Map `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.Map `ebpf:"km_refusals"`
+	KmReplies           *ebpf.Map `ebpf:"km_replies"`
+	KmRequests          *ebpf.Map `ebpf:"km_requests"`
+	KmRoutes            *ebpf.Map `ebpf:"km_routes"`
+	KmServices          *ebpf.Map `ebpf:"km_services"`
+	KmShares            *ebpf.Map `ebpf:"km_shares"`
+	KmSlabs             *ebpf.Map `ebpf:"km_slabs"`
+	KmSlots             *ebpf.Map `ebpf:"km_slots"`
+	KmStamps            *ebpf.Map `ebpf:"km_stamps"`
+	KmState             *ebpf.Map `ebpf:"km_state"`
+	KmStats             *ebpf.Map `ebpf:"km_stats"`
+	KmTombstones        *ebpf.Map `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.Map `ebpf:"km_trace"`
+	KmTuples            *ebpf.Map `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.Map `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.Map `ebpf:"km_vhosts"`
 }
 
 func (m *abiMaps) Close() error {
@@ -838,6 +873,14 @@ func (m *abiMaps) Close() error {
 		m.KmLimits,
 		m.KmMarks,
 		m.KmNames,
+		m.KmOlderGetpeername4,
+		m.KmOlderGetpeername6,
+		m.KmOlderRecvmsg4,
+		m.KmOlderRecvmsg6,
+		m.KmOlderSockOps,
+		m.KmOlderTcEgress,
+		m.KmOlderTcIngress,
+		m.KmOver,
 		m.KmPods,
 		m.KmPrefixes,
 		m.KmQuotas,

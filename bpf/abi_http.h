@@ -161,9 +161,10 @@ struct flow_ref {
 	__u32 generation;
 };
 
+/* The leg itself says whether it still has the tuple; only one leg has it at a time. */
 struct leg_ref {
 	__u32 slot;
-	__u32 generation;
+	__u32 ours; /* 0: it is another layout's (older.h) */
 	__u32 leg;
 };
 
@@ -172,6 +173,7 @@ struct leg_ref {
  * TIME_WAIT, expects of the next one with the same tuple (RFC 6191).
  */
 struct tombstone {
+	__u32 tag;   /* a second hash of the tuple */
 	__u32 seq;   /* S: end of what was sent */
 	__u32 tsval; /* the last timestamp; 0: it had none */
 	__u32 at;    /* ms */
@@ -214,6 +216,7 @@ struct leg {
 #define KM_LEG_SELF 16    /* the endpoint is the pod itself: the leg comes from the VIP */
 #define KM_LEG_WORN 32    /* it has served as many requests as its cluster allows */
 #define KM_LEG_CLOSING 4  /* its endpoint has ended; the client was not told */
+#define KM_LEG_COUNTED 64 /* its requests are counted in km_active while they run */
 
 enum frame_kind {
 	KM_FRAME_HEAD = 0,   /* a head begins or goes on at pos */
@@ -268,11 +271,12 @@ struct flow {
 	__u32 client_end;    /* C: end of what the client has sent */
 	__u32 client_ack;    /* C: the client has acknowledged up to here */
 	__u32 server_end;    /* C: end of what the client was sent */
-	__u32 seen;          /* ms: last packet */
+	__u32 seen;          /* ms: the SYN, the last request, or the end */
 	__u16 client_window; /* unscaled */
 	__u16 client_mss;
-	__u16 mss; /* that the client was told: it sends no larger segments */
-	__u16 pad1;
+	__u16 mss;      /* that the client was told: it sends no larger segments */
+	__u8 used_legs; /* bits of the legs that were ever made */
+	__u8 pad1;
 	struct frame request;
 	struct frame response;
 	struct leg legs[KM_LEGS];
@@ -284,9 +288,10 @@ struct flow {
 	__u32 reply_base; /* C: where the local answer begins that is out */
 	__u32 reply;      /* its id */
 	__u32 client_isn;
-	__u64 started; /* ns: the request that runs */
-	__u32 vhost;   /* of the last request */
-	__u32 route;   /* of the request that runs, or of the one that was held */
+	__u64 started;    /* ns: the request that runs */
+	__u64 held_since; /* ns: the first bytes of the head in hold */
+	__u32 vhost;      /* of the last request */
+	__u32 route;      /* of the request that runs, or of the one that was held */
 	__u32 cluster;
 	__u32 chosen; /* C: position of the head that route and cluster are for */
 	__u32 next_cluster;
@@ -301,10 +306,11 @@ struct flow {
 	__u32 requests;
 	__u32 rebinds;
 	__u8 options_len;
-	__u8 options[64];  /* of the client's SYN, as it is sent on; KM_TCP_OPTIONS of them */
-	__u8 syn_flags;    /* of the client's SYN: ECN */
-	__u8 opening_head; /* the request that a leg is being opened for is HEAD */
-	__u8 pad;
+	__u8 options[64]; /* of the client's SYN, as it is sent on; KM_TCP_OPTIONS of them */
+	__u8 syn_flags;   /* of the client's SYN: ECN */
+	/* The request that a leg is being opened for: */
+	__u8 opening_head;  /* is HEAD */
+	__u8 opening_close; /* is the last one */
 };
 
 #define KM_FLOW_FIRST 1 /* the optimistic leg has not been confirmed */
@@ -318,7 +324,7 @@ struct flow {
 #define KM_FLOW_TRACE 256      /* set by the helper */
 #define KM_FLOW_CHOSEN 512     /* route, cluster and chosen are valid */
 #define KM_FLOW_HELD 1024      /* bytes in hold are acknowledged to the client */
-#define KM_FLOW_TS 2048        /* timestamps on the first leg */
+#define KM_FLOW_LISTED 2048    /* it has ended, and its element is in km_over or km_ended */
 #define KM_FLOW_IDLE 4096      /* no current leg */
 #define KM_FLOW_SENT 8192      /* what hold has was sent; it waits for the endpoint's ACK */
 #define KM_FLOW_RESPONSE 16384 /* hold has the beginning of a response's head */
@@ -385,11 +391,22 @@ enum event {
 struct limits {
 	__u32 flows; /* elements of km_flows */
 	__u32 holds;
-	__u32 quota;     /* flows of one pod */
+	__u32 quota;     /* flows of one pod; 0: an older layout, which makes no new ones */
 	__u32 poison;    /* tests: overwrite a hold when it is freed */
 	__u32 next_flow; /* elements from here on were never used; programs advance it */
 	__u32 next_hold;
 	__u32 hand; /* where the search for vanished clients goes on */
+	/*
+	 * Bits of a leg's port that are given: while programs of two layouts make legs,
+	 * each has its own half of the ports.
+	 */
+	__u32 port_mask;
+	__u32 port_value;
+	__u32 outward; /* flows may send to ports of legs: to a pod itself, or to such a service */
+	__u32 next_port; /* of the next leg */
+	__u32 shared;    /* sockets of some pod may have ports of legs for themselves */
+	__u32 pad;
+	__u64 marked_until; /* ns: no endpoint is marked any longer */
 };
 
 /* One packet of a traced flow (ring buffer km_trace). */

@@ -19,6 +19,7 @@
 #define GO_REPLY 104   /* the answer is ready to be sent */
 #define GO_HELD 105    /* what is held goes to the current leg */
 #define GO_OPEN 106    /* open a leg to the choice */
+#define GO_KILL 107    /* reset both ends; not done at once, where the stack is deep already */
 
 /* Pipelined requests that may wait for responses: bits of flow.heads. */
 #define KM_MAX_PENDING 30
@@ -85,10 +86,12 @@ static __always_inline void begin_request(struct flow *f, struct leg *leg, __u32
 	f->requests++;
 	f->heads &= ~(1U << bit);
 	f->heads |= (__u32)d->is_head << bit;
-	if (!f->pending)
+	if (!f->pending) {
 		f->started = bpf_ktime_get_ns();
+		f->seen = f->started >> 20;
+	}
 	f->pending++;
-	count_running(leg->endpoint, 1);
+	count_running(leg, 1);
 	f->running = head;
 	f->flags &= ~(KM_FLOW_FIRST | KM_FLOW_CHOSEN | KM_FLOW_REPLY);
 	f->tries = 0;
@@ -164,7 +167,7 @@ __noinline int open_leg(struct __sk_buff *skb, struct packet *p, struct flow *f)
 	if (kept) {
 		begin_body(&f->request, head + d->head_len, d);
 		if (follow_body(skb, p, &f->request, p->seq, end))
-			return kill_flow(skb, p, f);
+			return GO_KILL;
 		/* What is behind the request is not held: it is repeated. */
 		if (f->request.kind == KM_FRAME_HEAD && before(f->request.pos, end)) {
 			end = f->request.pos;
@@ -195,6 +198,7 @@ __noinline int open_leg(struct __sk_buff *skb, struct packet *p, struct flow *f)
 	f->next_cluster = f->cluster;
 	f->next_route = f->route;
 	f->opening_head = d->is_head;
+	f->opening_close = d->close;
 	f->started = bpf_ktime_get_ns();
 	f->rebinds++;
 	count_event(KM_EVENT_SWITCH_NEW);
@@ -202,7 +206,7 @@ __noinline int open_leg(struct __sk_buff *skb, struct packet *p, struct flow *f)
 }
 
 /* The leg that leads to an endpoint, and may serve; KM_LEGS: none. */
-static __always_inline __u32 leg_to(struct flow *f, const struct choice_of *to)
+static __noinline __u32 leg_to(struct flow *f, const struct choice_of *to)
 {
 	for (__u32 i = 0; i < KM_LEGS; i++) {
 		struct leg *leg = &f->legs[i];
@@ -221,12 +225,17 @@ static __always_inline bool is_worn(const struct leg *leg, const struct cluster 
 	return cl && cl->max_requests && leg->requests >= cl->max_requests;
 }
 
-static __always_inline void wear_leg(struct flow *f)
+/* cl is the cluster that the next request is for. */
+static __always_inline void wear_leg(struct flow *f, const struct cluster *cl, __u32 next)
 {
 	struct leg *leg = leg_at(f, f->leg);
 	__u32 cluster = leg->cluster;
 
-	if (has_leg(f) && !f->pending && is_worn(leg, bpf_map_lookup_elem(&km_clusters, &cluster)))
+	if (!has_leg(f) || f->pending)
+		return;
+	if (cluster != next)
+		cl = bpf_map_lookup_elem(&km_clusters, &cluster);
+	if (is_worn(leg, cl))
 		leg->flags |= KM_LEG_WORN;
 }
 
@@ -266,14 +275,14 @@ static __always_inline int forward_request(struct __sk_buff *skb, struct packet 
 		__u32 until = d->head + d->have;
 
 		if (follow_body(skb, p, &f->request, p->seq, until))
-			return kill_flow(skb, p, f);
+			return GO_KILL;
 		keep_bytes(f, w, d->head, d->have);
 		if (f->request.kind == KM_FRAME_HEAD && before(f->request.pos, until))
 			f->hold_len = f->request.pos - d->head;
 		return GO_HELD;
 	}
-	if (follow_body(skb, p, &f->request, p->seq, end))
-		return kill_flow(skb, p, f);
+	if (!follow_length(&f->request, end) && follow_body(skb, p, &f->request, p->seq, end))
+		return GO_KILL;
 	if (f->request.kind == KM_FRAME_HEAD && before(f->request.pos, end))
 		return GO_ON;
 	return GO_FORWARD;
@@ -299,27 +308,22 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 		d->cluster = f->next_cluster; /* drawn once: waiting must not bend the weights */
 		d->route = f->next_route;
 	}
-	drop_closing(f);
-	wear_leg(f);
 	cluster = d->cluster;
-	leg = leg_at(f, f->leg);
 	cl = bpf_map_lookup_elem(&km_clusters, &cluster);
+	drop_closing(f);
+	wear_leg(f, cl, cluster);
+	leg = leg_at(f, f->leg);
 	if (f->pending) {
 		if (has_leg(f) && leg->cluster == cluster && f->cluster == cluster &&
 		    f->pending < KM_MAX_PENDING && !(f->flags & KM_FLOW_CLOSE)) {
 			f->route = d->route;
-			return forward_request(skb, p, f, w, d);
+			goto forward;
 		}
 		f->endpoint = 0; /* it will be chosen when the request can go */
 		goto wait;
 	}
-	if (is_confirmed(f, cl, cluster)) {
-		if (f->flags & KM_FLOW_FIRST)
-			count_event(KM_EVENT_CONFIRMED);
-		f->cluster = cluster;
-		f->route = d->route;
-		return forward_request(skb, p, f, w, d);
-	}
+	if (is_confirmed(f, cl, cluster))
+		goto confirmed;
 	i = KM_LEGS;
 	if (f->flags & KM_FLOW_CHOSEN && f->chosen == d->head && f->endpoint) {
 		__u32 endpoint = f->endpoint;
@@ -333,20 +337,15 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 		}
 	}
 	if (i == KM_LEGS) {
-		if (!pick_endpoint(f, to, cluster, d->hash)) {
+		if (!pick_endpoint(f, to, cluster, d->hashed ? d->hash : bpf_get_prandom_u32())) {
 			d->reply = 503;
 			count_event(KM_EVENT_NO_ENDPOINT);
 			return GO_ANSWER;
 		}
 		i = leg_to(f, to);
 	}
-	if (has_leg(f) && i == f->leg) {
-		if (f->flags & KM_FLOW_FIRST)
-			count_event(KM_EVENT_CONFIRMED);
-		f->cluster = cluster;
-		f->route = d->route;
-		return forward_request(skb, p, f, w, d);
-	}
+	if (has_leg(f) && i == f->leg)
+		goto confirmed;
 	f->endpoint = to->endpoint;
 	if (!can_leave(f))
 		goto wait;
@@ -359,11 +358,18 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 		count_event(KM_EVENT_SWITCH_PARKED);
 		f->rebinds++;
 		resume_leg(f, i, d->head);
-		return forward_request(skb, p, f, w, d);
+		goto forward;
 	}
 	if (before(p->seq, d->head) && !f->hold)
 		return GO_PREFIX;
 	return GO_OPEN;
+confirmed:
+	if (f->flags & KM_FLOW_FIRST)
+		count_event(KM_EVENT_CONFIRMED);
+	f->cluster = cluster;
+	f->route = d->route;
+forward:
+	return forward_request(skb, p, f, w, d);
 wait:
 	f->chosen = d->head;
 	f->next_cluster = cluster;

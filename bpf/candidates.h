@@ -143,6 +143,9 @@ static long check_hits(__u32 i, struct run *r)
 	return 0;
 }
 
+/* Dimensions that are looked at without a loop's calls: few routes ask for more. */
+#define KM_FEW 6
+
 static long and_dimension(__u32 d, struct run *r)
 {
 	struct walk *w = &r->found->inner;
@@ -167,7 +170,13 @@ static long and_word(__u32 i, struct run *r)
 	inner->n = 0;
 	inner->at = r->base + p->dense + 8 * word;
 	inner->rest = r->found->words[word];
-	bpf_loop(p->n_asked, and_dimension, r, 0);
+	if (p->n_asked <= KM_FEW) {
+		for (__u32 d = 0; d < KM_FEW; d++)
+			if (d >= p->n_asked || and_dimension(d, r))
+				break;
+	} else {
+		bpf_loop(p->n_asked, and_dimension, r, 0);
+	}
 	r->found->words[word] = inner->rest;
 	if (p->has_conds)
 		bpf_loop(64 * (KM_MAX_CONDS + 1) + 1, check_hits, r, 0);
@@ -175,18 +184,21 @@ static long and_word(__u32 i, struct run *r)
 }
 
 /* What a dimension says beside its routes. Hits of one that is not UTF-8 do not count. */
+static __noinline int forget_hits(struct run *r, __u32 d)
+{
+	const struct dimension *dim = dimension_of(r, d);
+	__u32 first = dim->hit_first, end = dim->hit_end;
+
+	for (__u32 k = 0; k < KM_HIT_WORDS; k++)
+		r->m->hits[k] &= (__u64)(k - first < end - first) - 1;
+	return 0;
+}
+
 static long sum_up(__u32 d, struct run *r)
 {
-	struct machine *m = r->m;
-
-	m->flags |= left_by(r, d)->flags;
-	if (m->bad >> (d & 63) & 1) {
-		const struct dimension *dim = dimension_of(r, d);
-		__u32 first = dim->hit_first, end = dim->hit_end;
-
-		for (__u32 k = 0; k < KM_HIT_WORDS; k++)
-			m->hits[k] &= (__u64)(k - first < end - first) - 1;
-	}
+	r->m->flags |= left_by(r, d)->flags;
+	if (r->m->bad >> (d & 63) & 1)
+		forget_hits(r, d);
 	return 0;
 }
 
@@ -196,7 +208,15 @@ static __noinline int match_routes(struct run *r)
 	const struct record *set;
 	struct walk *w = &r->found->outer;
 
-	bpf_loop(p->n_told, sum_up, r, 0);
+	if (p->n_told <= KM_FEW) {
+		for (__u32 d = 0; d < KM_FEW; d++) {
+			if (d >= p->n_told)
+				break;
+			sum_up(d, r);
+		}
+	} else {
+		bpf_loop(p->n_told, sum_up, r, 0);
+	}
 	if (!p->words)
 		return 0;
 	set = left_by(r, p->path);
@@ -214,7 +234,9 @@ static __noinline int match_routes(struct run *r)
 		bpf_loop(KM_HIT_WORDS * 65, add_hit, r, 0);
 	}
 	w->rest = r->found->summary;
-	bpf_loop(KM_ROUTE_WORDS, and_word, r, 0);
+	and_word(0, r);
+	if (w->rest)
+		bpf_loop(KM_ROUTE_WORDS, and_word, r, 0);
 	return 0;
 }
 

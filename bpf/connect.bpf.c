@@ -5,6 +5,7 @@
  * connect4, connect6: the service is found and an endpoint chosen once, when the
  * application connects; the socket's storage remembers what the application meant.
  */
+#include "ports.h"
 #include "udp.h"
 
 /*
@@ -40,6 +41,8 @@ static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx, struc
 		stamp->endpoint = c->endpoint;
 		stamp->settled_sent = 0;
 		stamp->settled_received = 0;
+		if (d == DECISION_ROUTE && is_leg_port(dst->port))
+			send_outward();
 	}
 	if (dst->proto == IPPROTO_UDP) {
 		count_flow(c);

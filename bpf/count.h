@@ -13,38 +13,38 @@ struct {
 	__type(value, struct request_stats);
 } km_none SEC(".maps");
 
+#define KM_MS 1000000ULL /* ns */
+
 /* The bucket of a duration: the bounds are Istio's. */
 static __always_inline __u32 bucket_of(__u64 ns)
 {
-	__u64 us = ns / 1000;
-
-	if (us <= 25000) {
-		if (us <= 1000)
-			return us <= 500 ? 0 : 1;
-		if (us <= 5000)
+	if (ns <= 25 * KM_MS) {
+		if (ns <= KM_MS)
+			return ns <= KM_MS / 2 ? 0 : 1;
+		if (ns <= 5 * KM_MS)
 			return 2;
-		return us <= 10000 ? 3 : 4;
+		return ns <= 10 * KM_MS ? 3 : 4;
 	}
-	if (us <= 1000000) {
-		if (us <= 100000)
-			return us <= 50000 ? 5 : 6;
-		if (us <= 250000)
+	if (ns <= 1000 * KM_MS) {
+		if (ns <= 100 * KM_MS)
+			return ns <= 50 * KM_MS ? 5 : 6;
+		if (ns <= 250 * KM_MS)
 			return 7;
-		return us <= 500000 ? 8 : 9;
+		return ns <= 500 * KM_MS ? 8 : 9;
 	}
-	if (us <= 30000000) {
-		if (us <= 5000000)
-			return us <= 2500000 ? 10 : 11;
-		return us <= 10000000 ? 12 : 13;
+	if (ns <= 30000 * KM_MS) {
+		if (ns <= 5000 * KM_MS)
+			return ns <= 2500 * KM_MS ? 10 : 11;
+		return ns <= 10000 * KM_MS ? 12 : 13;
 	}
-	if (us <= 600000000) {
-		if (us <= 60000000)
+	if (ns <= 600000 * KM_MS) {
+		if (ns <= 60000 * KM_MS)
 			return 14;
-		return us <= 300000000 ? 15 : 16;
+		return ns <= 300000 * KM_MS ? 15 : 16;
 	}
-	if (us <= 1800000000)
+	if (ns <= 1800000 * KM_MS)
 		return 17;
-	return us <= 3600000000ULL ? 18 : 19;
+	return ns <= 3600000 * KM_MS ? 18 : 19;
 }
 
 /* Counts the request that has just been answered with the flow's status. */

@@ -6,6 +6,7 @@
 #ifndef KM_CRAFT_H
 #define KM_CRAFT_H
 
+#include "bounds.h"
 #include "translate.h"
 
 /*
@@ -53,10 +54,9 @@ static __always_inline __u64 sum_bytes(const __u8 *bytes, __u32 len)
 	for (int i = 0; i < KM_SUM_PIECES; i++) {
 		__u32 n = len > KM_SUM_PIECE ? KM_SUM_PIECE : len;
 
-		if (!n)
+		if (!is_between(&n, 1, KM_SUM_PIECE))
 			break;
-		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)(bytes + i * KM_SUM_PIECE), n & 1020,
-					    0);
+		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)(bytes + i * KM_SUM_PIECE), n, 0);
 		len -= n;
 	}
 	return sum;
@@ -103,8 +103,7 @@ __noinline int craft_packet(struct __sk_buff *skb, struct packet *p, struct craf
 	}
 	header = sum_bytes(c->bytes, (tcp_len + 3) & ~3U) + pseudo + check;
 	th->check = check;
-	asm volatile("" : "+r"(tcp_len));
-	if (tcp_len < 20 || tcp_len > sizeof(c->bytes))
+	if (!is_between(&tcp_len, 20, sizeof(c->bytes)))
 		return -1;
 	bpf_skb_store_bytes(skb, p->l4, c->bytes, tcp_len, 0);
 	pseudo = sum_addr(c->src) + sum_addr(c->dst) + bpf_htons(IPPROTO_TCP) + bpf_htons(tcp_len) +
@@ -166,8 +165,7 @@ static __always_inline void craft_payload(struct craft *c, const void *text, __u
 	if (len > KM_SEGMENT)
 		len = KM_SEGMENT;
 	c->len = len;
-	asm volatile("" : "+r"(len));
-	if (len && len <= KM_SEGMENT)
+	if (is_between(&len, 1, KM_SEGMENT))
 		bpf_probe_read_kernel(c->bytes + at, len, text);
 }
 

@@ -50,11 +50,20 @@ func (e Event) String() string {
 	return "unknown"
 }
 
-// EventCounts reads km_events: how often each event occurred.
+// EventCounts reads km_events: how often each event occurred, in every layout.
 func (r *Runtime) EventCounts() (counts [Events]uint64, err error) {
-	for i := range counts {
-		if err := r.Events.Lookup(uint32(i), &counts[i]); err != nil {
-			return counts, fmt.Errorf("map km_events: %w", err)
+	maps, done, err := r.Counted("km_events")
+	if err != nil {
+		return counts, err
+	}
+	defer done()
+	for _, m := range maps {
+		for i := range min(len(counts), int(m.MaxEntries())) {
+			var n uint64
+			if err := m.Lookup(uint32(i), &n); err != nil {
+				return counts, fmt.Errorf("map km_events: %w", err)
+			}
+			counts[i] += n
 		}
 	}
 	return counts, nil

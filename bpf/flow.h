@@ -4,13 +4,15 @@
  *
  * Flows lie in an array and are named by element and generation, so that a lock is
  * never freed under its holder. An ended flow keeps its element, and its late packets
- * their translation, until the element is needed: the oldest goes first.
+ * their translation, until the element is used anew: at once where nothing can be late
+ * any more, else the oldest goes first.
  */
 #ifndef KM_FLOW_H
 #define KM_FLOW_H
 
 #include "kernel.h"
 #include "packet.h"
+#include "tombstone.h"
 
 /*
  * Two CPUs meet in a flow for the time that a packet takes. The holder is not
@@ -18,7 +20,7 @@
  */
 #define KM_SPINS 20000
 
-/* A client without packets for so long is looked for; a live one has its socket. */
+/* A client without a request for so long is looked for; a live one has its socket. */
 #define KM_IDLE_MS 30000
 
 /* Elements looked at for a client that vanished, when there is no other one. */
@@ -32,10 +34,13 @@ static __always_inline void count_event(__u32 event)
 		__sync_fetch_and_add(n, 1);
 }
 
-/* To the timer's tick: what is timed by it takes 150 ms and more. */
+/*
+ * In units of 2^20 ns, 5 % more than a millisecond, which need no division; and to the
+ * timer's tick: what is timed by it takes 150 ms and more.
+ */
 static __always_inline __u32 now_ms(void)
 {
-	return bpf_ktime_get_coarse_ns() / 1000000;
+	return bpf_ktime_get_coarse_ns() >> 20;
 }
 
 static __always_inline struct flow *flow_at(__u32 slot)
@@ -53,14 +58,17 @@ static long spin(__u32 i, struct flow **f)
 	return __sync_val_compare_and_swap(&(*f)->busy, 0, 1) == 0;
 }
 
-static __always_inline bool lock_flow(struct flow *f)
+static __noinline bool wait_for(struct flow *f)
 {
-	if (__sync_val_compare_and_swap(&f->busy, 0, 1) == 0)
-		return true;
 	if (bpf_loop(KM_SPINS, spin, &f, 0) < KM_SPINS)
 		return true;
 	count_event(KM_EVENT_BUSY);
 	return false;
+}
+
+static __always_inline bool lock_flow(struct flow *f)
+{
+	return __sync_val_compare_and_swap(&f->busy, 0, 1) == 0 || wait_for(f);
 }
 
 static __always_inline void unlock_flow(struct flow *f)
@@ -68,18 +76,16 @@ static __always_inline void unlock_flow(struct flow *f)
 	__sync_lock_test_and_set(&f->busy, 0);
 }
 
-static __always_inline struct limits *limits(void)
+/* Requests that run, where the cluster's policy asks for their number. */
+static __always_inline void count_running(const struct leg *leg, __s64 by)
 {
-	__u32 zero = 0;
+	__u32 endpoint = leg->endpoint;
+	__u64 *n;
 
-	return bpf_map_lookup_elem(&km_limits, &zero);
-}
-
-static __always_inline void count_running(__u32 endpoint, __s64 by)
-{
-	__u64 *n = bpf_map_lookup_elem(&km_active, &endpoint);
-
-	if (n && by)
+	if (!(leg->flags & KM_LEG_COUNTED))
+		return;
+	n = bpf_map_lookup_elem(&km_active, &endpoint);
+	if (n)
 		__sync_fetch_and_add(n, by);
 }
 
@@ -96,28 +102,37 @@ static long poison(__u32 i, struct hold **h)
 	return 0;
 }
 
-static __always_inline void free_hold(struct flow *f)
+/*
+ * What is seldom done is not inline where much is: the instructions between those that
+ * every packet needs cost the cache.
+ */
+static __noinline int return_hold(struct flow *f)
 {
 	struct limits *l = limits();
 	__u32 slot = f->hold - 1;
 	struct hold *h;
 
-	if (!f->hold)
-		return;
 	h = hold_at(f->hold);
 	f->hold = 0;
 	f->hold_len = 0;
 	f->flags &= ~KM_FLOW_HELD;
 	if (!h || !l)
-		return;
+		return 0;
 	h->owner.generation = 0;
 	if (l->poison)
 		bpf_loop(KM_MAX_HEAD, poison, &h, 0);
 	bpf_map_push_elem(&km_free_holds, &slot, 0);
+	return 0;
+}
+
+static __always_inline void free_hold(struct flow *f)
+{
+	if (f->hold)
+		return_hold(f);
 }
 
 /* The flow's hold, taken if it has none; NULL: all are in use. */
-static __always_inline struct hold *take_hold(struct flow *f)
+static __noinline struct hold *take_hold(struct flow *f)
 {
 	struct limits *l = limits();
 	struct hold *h;
@@ -152,6 +167,20 @@ full:
 	return NULL;
 }
 
+__noinline int count_request(struct flow *f, __u32 route, __u32 cluster, bool local);
+
+/*
+ * Whether both ends have ended, in words of their own: the element of the flow is listed
+ * when the last ACK has passed. Where it does not, reclaim_flow finds it.
+ */
+static __always_inline bool awaits_ack(struct flow *f)
+{
+	__u16 both = KM_FLOW_CLIENT_FIN | KM_FLOW_SERVER_FIN;
+
+	return (f->flags & (both | KM_FLOW_IDLE)) == both &&
+	       leg_at(f, f->leg)->state == KM_LEG_OPEN;
+}
+
 /* Ends a flow that is locked; its packets still pass. */
 __noinline int end_flow(struct flow *f)
 {
@@ -163,14 +192,35 @@ __noinline int end_flow(struct flow *f)
 	pod = f->key.pod;
 	slot = f->slot;
 	f->state = KM_FLOW_CLOSED;
-	if (f->pending && !(f->flags & KM_FLOW_IDLE))
-		count_running(leg_at(f, f->leg)->endpoint, -(__s64)f->pending);
+	f->seen = now_ms();
+	if (f->pending && !(f->flags & KM_FLOW_IDLE)) {
+		count_running(leg_at(f, f->leg), -(__s64)f->pending);
+		/* Its response ends with the connection, or was broken off. */
+		count_request(f, f->route, f->cluster, false);
+	}
 	f->pending = 0;
 	free_hold(f);
 	open = bpf_map_lookup_elem(&km_quotas, &pod);
 	if (open)
 		__sync_fetch_and_add(open, -1);
-	bpf_map_push_elem(&km_ended, &slot, 0);
+	if (!awaits_ack(f)) {
+		f->flags |= KM_FLOW_LISTED;
+		bpf_map_push_elem(&km_ended, &slot, 0);
+	}
+	return 0;
+}
+
+/* After a packet of an ended flow: whether it was the last one. */
+static __noinline int check_over(struct flow *f)
+{
+	__u32 slot = f->slot;
+	struct leg *leg = leg_at(f, f->leg);
+
+	if (f->flags & KM_FLOW_LISTED || !awaits_ack(f) || f->client_ack != f->server_end ||
+	    leg->una != leg->sent)
+		return 0;
+	f->flags |= KM_FLOW_LISTED;
+	bpf_map_push_elem(&km_over, &slot, 0);
 	return 0;
 }
 
@@ -208,14 +258,34 @@ static __always_inline bool client_is_there(struct __sk_buff *skb, const struct 
 	return there;
 }
 
+/* The last ACK did not pass: it was lost, or its sender is gone. */
+static __noinline long list_unacked(struct flow *f)
+{
+	__u32 slot = f->slot;
+	bool listed = false;
+
+	if (__sync_val_compare_and_swap(&f->busy, 0, 1))
+		return 0;
+	if (f->state == KM_FLOW_CLOSED && !(f->flags & KM_FLOW_LISTED)) {
+		f->flags |= KM_FLOW_LISTED;
+		bpf_map_push_elem(&km_over, &slot, 0);
+		listed = true;
+	}
+	unlock_flow(f);
+	return listed;
+}
+
 static long look_at(__u32 i, struct reclaim *r)
 {
 	__u32 slot = r->hand++ % r->flows;
 	struct flow *f = flow_at(slot);
 	bool gone;
 
-	if (!f || (f->state != KM_FLOW_OPEN && f->state != KM_FLOW_SYN) ||
-	    r->now - f->seen < KM_IDLE_MS)
+	if (!f)
+		return 0;
+	if (f->state == KM_FLOW_CLOSED && !(f->flags & KM_FLOW_LISTED))
+		return list_unacked(f);
+	if ((f->state != KM_FLOW_OPEN && f->state != KM_FLOW_SYN) || r->now - f->seen < KM_IDLE_MS)
 		return 0;
 	if (f->key.pod == r->pod) {
 		struct flow_key k = f->key;
@@ -254,34 +324,7 @@ static __always_inline bool same_ref(const struct flow_ref *ref, __u32 slot, __u
 	return ref && ref->slot == slot && ref->generation == generation;
 }
 
-/* Removes the look-up that leads to a leg whose element is used anew, and leaves a tombstone. */
-static __noinline int bury_leg(const struct flow *f, const struct leg *leg)
-{
-	struct leg_key lk = {.pod = f->key.pod, .family = f->key.family};
-	struct leg_ref *lr;
-
-	if (leg->state == KM_LEG_NONE)
-		return 0;
-	__builtin_memcpy(lk.endpoint, leg->addr, 16);
-	lk.port = leg->port;
-	lk.leg_port = leg->leg_port;
-	lr = bpf_map_lookup_elem(&km_legs, &lk);
-	if (!lr || lr->slot != f->slot || lr->generation != f->generation)
-		return 0;
-	if (leg->state == KM_LEG_OPEN || leg->state == KM_LEG_DEAD) {
-		struct tombstone t = {
-			.seq = leg->sent,
-			.tsval = leg->flags & KM_LEG_TIMESTAMPS ? leg->tsval : 0,
-			.at = f->seen,
-		};
-
-		bpf_map_update_elem(&km_tombstones, &lk, &t, BPF_ANY);
-	}
-	bpf_map_delete_elem(&km_legs, &lk);
-	return 0;
-}
-
-/* Removes the look-ups that lead to an element which is used anew. */
+/* Removes the look-ups that lead to an element which is used anew, and its legs. */
 __noinline int forget_flow(struct flow *f)
 {
 	struct flow_key key;
@@ -293,91 +336,31 @@ __noinline int forget_flow(struct flow *f)
 	ref = bpf_map_lookup_elem(&km_tuples, &key);
 	if (same_ref(ref, f->slot, f->generation))
 		bpf_map_delete_elem(&km_tuples, &key);
-	for (int i = 0; i < KM_LEGS; i++)
+	for (int i = 0; i < KM_LEGS; i++) {
+		if (!(f->used_legs >> i & 1))
+			continue;
 		bury_leg(f, &f->legs[i]);
+		__builtin_memset(&f->legs[i], 0, sizeof(f->legs[i]));
+	}
 	return 0;
 }
 
-/* An element that nobody uses; -1: there is none. */
-static __always_inline __s64 free_slot(struct limits *l)
+/* Whether a reference still leads to its flow: that it cannot be locked is for now. */
+static __always_inline bool is_there(__u32 slot, __u32 generation)
 {
-	__u32 slot;
+	struct flow *f = flow_at(slot);
 
-	if (l->next_flow < l->flows) {
-		slot = __sync_fetch_and_add(&l->next_flow, 1);
-		if (slot < l->flows)
-			return slot;
-	}
-	if (bpf_map_pop_elem(&km_ended, &slot))
-		return -1;
-	return slot;
+	return f && generation && f->generation == generation;
 }
 
-/*
- * Makes a flow for key, locked; NULL: there is no room, which is counted. The pod's
- * share of the table is bounded, so that one pod cannot keep the others out.
- */
-static __always_inline struct flow *new_flow(struct __sk_buff *skb, const struct flow_key *key)
+static __always_inline struct flow *lock_slot(__u32 slot)
 {
-	struct limits *l = limits();
-	__u64 *open, zero = 0, pod = key->pod;
-	struct flow_ref ref;
-	__u32 generation;
-	struct flow *f;
-	__s64 slot;
+	struct flow *f = flow_at(slot);
 
-	if (!l)
-		return NULL;
-	open = bpf_map_lookup_elem(&km_quotas, &pod);
-	if (!open) {
-		bpf_map_update_elem(&km_quotas, &pod, &zero, BPF_NOEXIST);
-		open = bpf_map_lookup_elem(&km_quotas, &pod);
-		if (!open)
-			goto full;
-	}
-	if (*open >= l->quota) {
-		reclaim_flow(skb, pod);
-		if (*open >= l->quota) {
-			count_event(KM_EVENT_QUOTA);
-			return NULL;
-		}
-	}
-	slot = free_slot(l);
-	if (slot < 0) {
-		reclaim_flow(skb, pod);
-		slot = free_slot(l);
-		if (slot < 0)
-			goto full;
-	}
-	f = flow_at(slot);
-	if (!f || !lock_flow(f))
-		return NULL;
-	if (f->state == KM_FLOW_CLOSED)
-		forget_flow(f);
-	generation = f->generation + 1;
-	__builtin_memset((void *)f + sizeof(f->busy), 0, sizeof(*f) - sizeof(f->busy));
-	f->generation = generation ? generation : 1;
-	f->slot = slot;
-	f->key = *key;
-	ref.slot = slot;
-	ref.generation = f->generation;
-	if (bpf_map_update_elem(&km_tuples, key, &ref, BPF_ANY)) {
-		__u32 s = slot;
-
-		f->state = KM_FLOW_CLOSED;
-		bpf_map_push_elem(&km_ended, &s, 0);
-		unlock_flow(f);
-		goto full;
-	}
-	__sync_fetch_and_add(open, 1);
-	count_event(KM_EVENT_FLOW);
-	return f;
-full:
-	count_event(KM_EVENT_FLOW_FULL);
-	return NULL;
+	return f && lock_flow(f) ? f : NULL;
 }
 
-/* The flow of a reference, locked; NULL if it is another one by now. */
+/* The flow of a reference, locked; NULL if it is another one by now, or busy. */
 static __always_inline struct flow *lock_ref(__u32 slot, __u32 generation)
 {
 	struct flow *f = flow_at(slot);

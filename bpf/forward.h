@@ -106,8 +106,10 @@ __noinline int to_leg(struct __sk_buff *skb, struct packet *p, struct flow *f)
 	}
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (data + 6 <= end && (*(__u32 *)data != *(__u32 *)leg->mac ||
-				*(__u16 *)(data + 4) != *(__u16 *)(leg->mac + 4)))
+	/* The next hop of a leg that is being opened is not known. */
+	if (leg->state != KM_LEG_SYN && data + 6 <= end &&
+	    (*(__u32 *)data != *(__u32 *)leg->mac ||
+	     *(__u16 *)(data + 4) != *(__u16 *)(leg->mac + 4)))
 		bpf_skb_store_bytes(skb, 0, leg->mac, 6, 0);
 	translate(skb, &t, true);
 	return TCX_NEXT;

@@ -75,7 +75,7 @@ static __always_inline bool chunk_byte(struct frame *f, __u8 c)
 			f->left = f->left << 4 | digit;
 			return ++f->len <= KM_CHUNK_DIGITS && f->left < 1ULL << 63;
 		}
-		f->len = 0;
+		f->len = c == ';'; /* it is a byte of the extension */
 		f->line = c == '\r' ? CHUNK_LF : CHUNK_EXTENSION;
 		return c == '\r' || c == ';';
 	case CHUNK_EXTENSION:
@@ -125,6 +125,23 @@ static __always_inline bool trailer_byte(struct frame *f, __u8 c)
 		f->line = TRAILER_LINE;
 		return c == '\n';
 	}
+}
+
+/*
+ * A body of known length, of which no byte has to be read: past it if it ends in a
+ * packet that ends at end, without a loop. true: there is nothing else to follow.
+ */
+static __always_inline bool follow_length(struct frame *f, __u32 end)
+{
+	if (f->kind != KM_FRAME_LENGTH)
+		return f->kind == KM_FRAME_HEAD;
+	if (f->left >= KM_STRIDE)
+		return false;
+	f->pos += f->left;
+	f->left = 0;
+	if (!before(end, f->pos))
+		f->kind = KM_FRAME_HEAD;
+	return true;
 }
 
 static long frame_step(__u32 i, struct frame_walk *w)

@@ -16,22 +16,29 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	getpeernameMapKmActive      = "km_active"
-	getpeernameMapKmClusters    = "km_clusters"
-	getpeernameMapKmEndpoints   = "km_endpoints"
-	getpeernameMapKmFrontends   = "km_frontends"
-	getpeernameMapKmNames       = "km_names"
-	getpeernameMapKmPods        = "km_pods"
-	getpeernameMapKmPrefixes    = "km_prefixes"
-	getpeernameMapKmRefusals    = "km_refusals"
-	getpeernameMapKmServices    = "km_services"
-	getpeernameMapKmSlots       = "km_slots"
-	getpeernameMapKmStamps      = "km_stamps"
-	getpeernameMapKmState       = "km_state"
-	getpeernameMapKmStats       = "km_stats"
-	getpeernameMapKmUdpPeers    = "km_udp_peers"
-	getpeernameProgGetpeername4 = "getpeername4"
-	getpeernameProgGetpeername6 = "getpeername6"
+	getpeernameMapKmActive            = "km_active"
+	getpeernameMapKmClusters          = "km_clusters"
+	getpeernameMapKmEndpoints         = "km_endpoints"
+	getpeernameMapKmFrontends         = "km_frontends"
+	getpeernameMapKmNames             = "km_names"
+	getpeernameMapKmOlderGetpeername4 = "km_older_getpeername4"
+	getpeernameMapKmOlderGetpeername6 = "km_older_getpeername6"
+	getpeernameMapKmOlderRecvmsg4     = "km_older_recvmsg4"
+	getpeernameMapKmOlderRecvmsg6     = "km_older_recvmsg6"
+	getpeernameMapKmOlderSockOps      = "km_older_sock_ops"
+	getpeernameMapKmOlderTcEgress     = "km_older_tc_egress"
+	getpeernameMapKmOlderTcIngress    = "km_older_tc_ingress"
+	getpeernameMapKmPods              = "km_pods"
+	getpeernameMapKmPrefixes          = "km_prefixes"
+	getpeernameMapKmRefusals          = "km_refusals"
+	getpeernameMapKmServices          = "km_services"
+	getpeernameMapKmSlots             = "km_slots"
+	getpeernameMapKmStamps            = "km_stamps"
+	getpeernameMapKmState             = "km_state"
+	getpeernameMapKmStats             = "km_stats"
+	getpeernameMapKmUdpPeers          = "km_udp_peers"
+	getpeernameProgGetpeername4       = "getpeername4"
+	getpeernameProgGetpeername6       = "getpeername6"
 )
 
 // loadGetpeername returns the embedded CollectionSpec for getpeername.
@@ -84,20 +91,27 @@ type getpeernameProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type getpeernameMapSpecs struct {
-	KmActive    *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters  *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmNames     *ebpf.MapSpec `ebpf:"km_names"`
-	KmPods      *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmServices  *ebpf.MapSpec `ebpf:"km_services"`
-	KmSlots     *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps    *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState     *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats     *ebpf.MapSpec `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.MapSpec `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.MapSpec `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.MapSpec `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.MapSpec `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.MapSpec `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.MapSpec `ebpf:"km_older_tc_ingress"`
+	KmPods              *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmRefusals          *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmServices          *ebpf.MapSpec `ebpf:"km_services"`
+	KmSlots             *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps            *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState             *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats             *ebpf.MapSpec `ebpf:"km_stats"`
+	KmUdpPeers          *ebpf.MapSpec `ebpf:"km_udp_peers"`
 }
 
 // getpeernameVariableSpecs contains global variables before they are loaded into the kernel.
@@ -126,20 +140,27 @@ func (o *getpeernameObjects) Close() error {
 //
 // It can be passed to loadGetpeernameObjects or ebpf.CollectionSpec.LoadAndAssign.
 type getpeernameMaps struct {
-	KmActive    *ebpf.Map `ebpf:"km_active"`
-	KmClusters  *ebpf.Map `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.Map `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.Map `ebpf:"km_frontends"`
-	KmNames     *ebpf.Map `ebpf:"km_names"`
-	KmPods      *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.Map `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.Map `ebpf:"km_refusals"`
-	KmServices  *ebpf.Map `ebpf:"km_services"`
-	KmSlots     *ebpf.Map `ebpf:"km_slots"`
-	KmStamps    *ebpf.Map `ebpf:"km_stamps"`
-	KmState     *ebpf.Map `ebpf:"km_state"`
-	KmStats     *ebpf.Map `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.Map `ebpf:"km_udp_peers"`
+	KmActive            *ebpf.Map `ebpf:"km_active"`
+	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
+	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
+	KmNames             *ebpf.Map `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.Map `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.Map `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.Map `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.Map `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.Map `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.Map `ebpf:"km_older_tc_ingress"`
+	KmPods              *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.Map `ebpf:"km_prefixes"`
+	KmRefusals          *ebpf.Map `ebpf:"km_refusals"`
+	KmServices          *ebpf.Map `ebpf:"km_services"`
+	KmSlots             *ebpf.Map `ebpf:"km_slots"`
+	KmStamps            *ebpf.Map `ebpf:"km_stamps"`
+	KmState             *ebpf.Map `ebpf:"km_state"`
+	KmStats             *ebpf.Map `ebpf:"km_stats"`
+	KmUdpPeers          *ebpf.Map `ebpf:"km_udp_peers"`
 }
 
 func (m *getpeernameMaps) Close() error {
@@ -149,6 +170,13 @@ func (m *getpeernameMaps) Close() error {
 		m.KmEndpoints,
 		m.KmFrontends,
 		m.KmNames,
+		m.KmOlderGetpeername4,
+		m.KmOlderGetpeername6,
+		m.KmOlderRecvmsg4,
+		m.KmOlderRecvmsg6,
+		m.KmOlderSockOps,
+		m.KmOlderTcEgress,
+		m.KmOlderTcIngress,
 		m.KmPods,
 		m.KmPrefixes,
 		m.KmRefusals,

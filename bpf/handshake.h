@@ -8,7 +8,7 @@
 #define KM_HANDSHAKE_H
 
 #include "bounce.h"
-#include "reply.h"
+#include "forward.h"
 
 /* The window scale that the program offers where it answers the SYN. */
 #define KM_LOCAL_SCALE 8
@@ -21,8 +21,24 @@ struct option_walk {
 	__u32 at;
 	__u32 tsval;
 	__u8 sack;
-	__u8 pad[3];
+	__u8 changed; /* some option is not sent on */
+	__u8 pad[2];
 };
+
+/* Linux' own options, in their usual places, without a loop. false: these are others. */
+static __always_inline bool usual_options(struct option_walk *w)
+{
+	struct flow *f = w->f;
+	const __u8 *o = f->options;
+
+	if (f->options_len != 20 || !are_usual(o))
+		return false;
+	f->client_mss = o[2] << 8 | o[3];
+	f->client_scale = o[19];
+	w->sack = 1;
+	w->tsval = (__u32)o[8] << 24 | o[9] << 16 | o[10] << 8 | o[11];
+	return true;
+}
 
 /*
  * Reads one option of the client's SYN. What the program cannot keep true towards
@@ -67,25 +83,13 @@ static long syn_option(__u32 i, struct option_walk *w)
 				   f->options[at + 4] << 8 | f->options[at + 5];
 		return 0;
 	}
+	w->changed = 1;
 	for (__u32 k = 0; k < KM_TCP_OPTIONS; k++) {
 		if (k >= len)
 			break;
 		f->options[(at + k) & 63] = OPTION_NOP;
 	}
 	return 0;
-}
-
-static long strip_timestamps(__u32 i, struct flow **to)
-{
-	struct flow *f = *to;
-
-	if (i + 10 > KM_TCP_OPTIONS)
-		return 1;
-	if (f->options[i & 63] != OPTION_TIMESTAMPS || f->options[(i + 1) & 63] != 10)
-		return 0;
-	for (__u32 k = 0; k < 10; k++)
-		f->options[(i + k) & 63] = OPTION_NOP;
-	return 1;
 }
 
 /* Answers the SYN: what the client may send then fits into a hold. */
@@ -175,7 +179,7 @@ __noinline int guess(struct __sk_buff *skb, struct flow *f, __u32 tsval)
 		return 0;
 	f->legs[0].cluster = f->cluster;
 	if (tsval && !(f->legs[0].flags & KM_LEG_TIMESTAMPS))
-		bpf_loop(KM_TCP_OPTIONS, strip_timestamps, &f, 0);
+		send_no_timestamps(f);
 	return 1;
 }
 
@@ -227,10 +231,26 @@ static __always_inline bool some_endpoint(__u32 vhost, bool v4)
 	return w.found || w.n > KM_CLUSTERS_SEEN;
 }
 
+/*
+ * Sends the client's own SYN on, with other addresses and ports; where its options or
+ * its sequence number change, one is made in its place.
+ */
+static __always_inline int send_guess(struct __sk_buff *skb, struct packet *p, struct flow *f,
+				      bool changed)
+{
+	const struct leg *leg = &f->legs[0];
+
+	/* Data in a SYN (fast open, without a cookie too) is not matched: it comes again. */
+	if (changed || p->len || leg->dc || leg->flags & KM_LEG_SELF)
+		return send_syn(skb, p, f, 0, f->client_isn);
+	to_leg(skb, p, f);
+	return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
+}
+
 /* The first SYN of a connection; f is new. */
 __noinline int first_syn(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
-	struct option_walk w = {};
+	struct option_walk w = {.at = unknown(0)};
 	struct service *svc;
 	struct http *http;
 	__u32 service, n;
@@ -249,12 +269,12 @@ __noinline int first_syn(struct __sk_buff *skb, struct packet *p, struct flow *f
 	f->syn_flags = p->flags;
 	f->seen = now_ms();
 	n = p->tcp_len - 20;
-	asm volatile("" : "+r"(n));
-	if (n && n <= KM_TCP_OPTIONS) {
+	if (is_between(&n, 1, KM_TCP_OPTIONS)) {
 		if (bpf_skb_load_bytes(skb, p->l4 + 20, f->options, n))
 			return swallow();
 		f->options_len = n;
-		bpf_loop(KM_TCP_OPTIONS, syn_option, &w, 0);
+		if (!usual_options(&w))
+			bpf_loop(KM_TCP_OPTIONS, syn_option, &w, 0);
 	}
 	if (w.sack)
 		f->flags |= KM_FLOW_SACK;
@@ -266,7 +286,9 @@ __noinline int first_syn(struct __sk_buff *skb, struct packet *p, struct flow *f
 	if (!(http->flags & KM_HTTP_LOCAL)) {
 		f->cluster = guess_cluster(f, svc);
 		if (f->cluster && guess(skb, f, w.tsval))
-			return send_syn(skb, p, f, 0, f->client_isn);
+			return send_guess(
+				skb, p, f,
+				w.changed || (w.tsval && !(f->legs[0].flags & KM_LEG_TIMESTAMPS)));
 	}
 	if (http->all && !some_endpoint(http->all, p->family == 4)) {
 		count_refusal(service, KM_REASON_NO_ENDPOINT);

@@ -91,15 +91,40 @@ type headHeadTurn struct {
 	Next   uint32
 }
 
+type headPlainResult struct {
+	_     structs.HostLayout
+	Plain struct {
+		_          structs.HostLayout
+		Length     uint32
+		Coding     uint32
+		Connection uint32
+		Pos        uint32
+		Start      uint32
+		End        uint32
+		Value      uint8
+		State      uint8
+		Status     uint16
+		HasLength  uint8
+		Chunked    uint8
+		Close      uint8
+		Pad        uint8
+		Body       uint64
+	}
+	Len uint32
+	Pad uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	headMapHeadPieces  = "head_pieces"
-	headMapHeadResults = "head_results"
-	headMapHeadSlabs   = "head_slabs"
-	headMapHeadTurns   = "head_turns"
-	headProgHeadRun    = "head_run"
+	headMapHeadPieces   = "head_pieces"
+	headMapHeadResults  = "head_results"
+	headMapHeadSlabs    = "head_slabs"
+	headMapHeadTurns    = "head_turns"
+	headMapPlainResults = "plain_results"
+	headProgHeadRun     = "head_run"
+	headProgPlainRun    = "plain_run"
 )
 
 // loadHead returns the embedded CollectionSpec for head.
@@ -144,17 +169,19 @@ type headSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type headProgramSpecs struct {
-	HeadRun *ebpf.ProgramSpec `ebpf:"head_run"`
+	HeadRun  *ebpf.ProgramSpec `ebpf:"head_run"`
+	PlainRun *ebpf.ProgramSpec `ebpf:"plain_run"`
 }
 
 // headMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type headMapSpecs struct {
-	HeadPieces  *ebpf.MapSpec `ebpf:"head_pieces"`
-	HeadResults *ebpf.MapSpec `ebpf:"head_results"`
-	HeadSlabs   *ebpf.MapSpec `ebpf:"head_slabs"`
-	HeadTurns   *ebpf.MapSpec `ebpf:"head_turns"`
+	HeadPieces   *ebpf.MapSpec `ebpf:"head_pieces"`
+	HeadResults  *ebpf.MapSpec `ebpf:"head_results"`
+	HeadSlabs    *ebpf.MapSpec `ebpf:"head_slabs"`
+	HeadTurns    *ebpf.MapSpec `ebpf:"head_turns"`
+	PlainResults *ebpf.MapSpec `ebpf:"plain_results"`
 }
 
 // headVariableSpecs contains global variables before they are loaded into the kernel.
@@ -183,10 +210,11 @@ func (o *headObjects) Close() error {
 //
 // It can be passed to loadHeadObjects or ebpf.CollectionSpec.LoadAndAssign.
 type headMaps struct {
-	HeadPieces  *ebpf.Map `ebpf:"head_pieces"`
-	HeadResults *ebpf.Map `ebpf:"head_results"`
-	HeadSlabs   *ebpf.Map `ebpf:"head_slabs"`
-	HeadTurns   *ebpf.Map `ebpf:"head_turns"`
+	HeadPieces   *ebpf.Map `ebpf:"head_pieces"`
+	HeadResults  *ebpf.Map `ebpf:"head_results"`
+	HeadSlabs    *ebpf.Map `ebpf:"head_slabs"`
+	HeadTurns    *ebpf.Map `ebpf:"head_turns"`
+	PlainResults *ebpf.Map `ebpf:"plain_results"`
 }
 
 func (m *headMaps) Close() error {
@@ -195,6 +223,7 @@ func (m *headMaps) Close() error {
 		m.HeadResults,
 		m.HeadSlabs,
 		m.HeadTurns,
+		m.PlainResults,
 	)
 }
 
@@ -208,12 +237,14 @@ type headVariables struct {
 //
 // It can be passed to loadHeadObjects or ebpf.CollectionSpec.LoadAndAssign.
 type headPrograms struct {
-	HeadRun *ebpf.Program `ebpf:"head_run"`
+	HeadRun  *ebpf.Program `ebpf:"head_run"`
+	PlainRun *ebpf.Program `ebpf:"plain_run"`
 }
 
 func (p *headPrograms) Close() error {
 	return _HeadClose(
 		p.HeadRun,
+		p.PlainRun,
 	)
 }
 

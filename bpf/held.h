@@ -12,7 +12,7 @@
 #define KM_HELD_SEGMENTS 64 /* KM_MAX_HEAD in the smallest segments */
 
 /* Puts the first len bytes of scratch into the flow's hold. false: none is free. */
-static __always_inline bool keep_bytes(struct flow *f, const struct work *w, __u32 base, __u32 len)
+static __noinline bool keep_bytes(struct flow *f, const struct work *w, __u32 base, __u32 len)
 {
 	struct hold *h = take_hold(f);
 
@@ -20,8 +20,7 @@ static __always_inline bool keep_bytes(struct flow *f, const struct work *w, __u
 		return false;
 	if (len > KM_MAX_HEAD)
 		len = KM_MAX_HEAD;
-	asm volatile("" : "+r"(len));
-	if (len && len <= KM_MAX_HEAD)
+	if (is_between(&len, 1, KM_MAX_HEAD))
 		bpf_probe_read_kernel(h->bytes, len, w->bytes);
 	f->hold_base = base;
 	f->hold_len = len;
@@ -29,15 +28,14 @@ static __always_inline bool keep_bytes(struct flow *f, const struct work *w, __u
 }
 
 /* Copies what is held into scratch; returns how much it is. */
-static __always_inline __u32 held_bytes(struct flow *f, struct work *w)
+static __noinline __u32 held_bytes(struct flow *f, struct work *w)
 {
 	struct hold *h = take_hold(f);
 	__u32 len = f->hold_len;
 
 	if (!h)
 		return 0;
-	asm volatile("" : "+r"(len));
-	if (len && len <= KM_MAX_HEAD)
+	if (is_between(&len, 1, KM_MAX_HEAD))
 		bpf_probe_read_kernel(w->bytes, len, h->bytes);
 	return len;
 }
@@ -85,7 +83,7 @@ static long send_segment(__u32 i, struct held_walk *h)
  */
 __noinline int send_held(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
-	struct held_walk h = {.skb = skb, .p = p, .f = f};
+	struct held_walk h = {.skb = skb, .p = p, .f = f, .at = unknown(0)};
 	struct leg *leg;
 
 	if (!p || !f)

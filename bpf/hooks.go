@@ -13,9 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ABI is the number of the layout that abi.h describes.
-const ABI = 2
-
 // DefaultBPFFS is where Kmesh pins unless it is told otherwise.
 const DefaultBPFFS = "/sys/fs/bpf/kmesh"
 
@@ -26,7 +23,7 @@ type Hook struct {
 	Attach ebpf.AttachType
 }
 
-// CgroupHooks are attached to the pod's cgroup.
+// CgroupHooks are attached to the pod's cgroup. Those that mark sockets come first.
 var CgroupHooks = []Hook{
 	{"connect4", ebpf.AttachCGroupInet4Connect},
 	{"connect6", ebpf.AttachCGroupInet6Connect},
@@ -47,7 +44,7 @@ var TCHooks = []Hook{
 
 // Dir is the directory of this ABI below a bpffs directory.
 func Dir(bpffs string) string {
-	return filepath.Join(bpffs, "v"+strconv.Itoa(ABI))
+	return filepath.Join(bpffs, "v"+strconv.FormatUint(uint64(ABI), 10))
 }
 
 // ProgPath is where the program of a hook is pinned.

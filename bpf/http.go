@@ -77,6 +77,14 @@ const (
 	LegDead = uint8(abiLegStateKM_LEG_DEAD)
 )
 
+// Limits is the one element of km_limits: sizes, and what the programs remember beside them.
+type Limits = abiLimits
+
+// ShareLegPorts makes the programs ask, for each leg that they make, whether a socket has
+// its port. They do so by themselves once they see a socket connect from such a port; of
+// what was connected before its pod was enrolled they know nothing.
+func (r *Runtime) ShareLegPorts() { inPlace[abiLimits](r.memory["km_limits"])[0].Shared = 1 }
+
 // Flags of a flow (KM_FLOW_*).
 const (
 	FlowFirst     = 1
@@ -88,5 +96,10 @@ const (
 	FlowClose     = 128
 	FlowTrace     = 256
 	FlowHeld      = 1024
+	FlowListed    = 2048
 	FlowIdle      = 4096
 )
+
+// LegCounted is the flag of a leg whose requests are counted in Active while they run
+// (KM_LEG_COUNTED).
+const LegCounted = 64

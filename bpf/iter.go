@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -18,31 +19,65 @@ import (
 // whose endpoint went away (kfunc bpf_sock_destroy, Linux 6.5).
 const FeatureSockDestroy = "sock-destroy"
 
+// FeatureMapIterator is the name there of iterators over a map's elements. Without them
+// Sockets goes through the network namespaces of the pods.
+const FeatureMapIterator = "map-iterator"
+
 const (
-	progSockets = "sockets"
-	progReap    = "udp_reap"
+	progSockets    = "sockets"
+	progSocketsTCP = "sockets_tcp"
+	progSocketsUDP = "sockets_udp"
+	progReap       = "udp_reap"
 )
 
+var iterators = []string{progSockets, progSocketsTCP, progSocketsUDP, progReap}
+
+// loadIterators loads each by itself, since a kernel may have some of them.
 func (r *Runtime) loadIterators() error {
-	progs, err := r.loadObject(loadIter)
-	if err != nil {
-		// Without bpf_sock_destroy the other iterator still loads.
-		var without error
-		if progs, without = r.loadObject(loadIter, progReap); without != nil {
-			return without
+	load := func(name string) error {
+		others := slices.DeleteFunc(slices.Clone(iterators), func(o string) bool { return o == name })
+		progs, err := r.loadObject(loadIter, others...)
+		if err == nil {
+			r.progs[name] = progs[name]
 		}
+		return err
+	}
+	if err := load(progReap); err != nil {
 		r.Unsupported[FeatureSockDestroy] = err
 	}
-	for name, p := range progs {
-		r.progs[name] = p
+	if err := load(progSockets); err != nil {
+		r.Unsupported[FeatureMapIterator] = err
 	}
-	return nil
+	return errors.Join(load(progSocketsTCP), load(progSocketsUDP))
 }
 
-// Sockets runs over every socket of the node that carries a stamp, and adds the
+// Sockets runs over every socket of the node's pods that carries a stamp, and adds the
 // bytes of live connections to the counters on the way.
-func (r *Runtime) Sockets() ([]Socket, error) {
-	return runIter(r.progs[progSockets], r.maps["km_stamps"])
+func (r *Runtime) Sockets() (all []Socket, err error) {
+	if r.progs[progSockets] != nil {
+		return runIter(r.progs[progSockets], r.maps["km_stamps"])
+	}
+	if r.EachNetns == nil {
+		return nil, nil // no pods
+	}
+	err = r.EachNetns(func() error {
+		some, err := r.SocketsHere()
+		all = append(all, some...)
+		return err
+	})
+	return all, err
+}
+
+// SocketsHere is Sockets for the network namespace of the calling thread.
+func (r *Runtime) SocketsHere() (all []Socket, err error) {
+	for _, name := range []string{progSocketsTCP, progSocketsUDP} {
+		some, err := runIter(r.progs[name], nil)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
 }
 
 // ReapUDP ends, in the network namespace of the calling thread, the connected UDP

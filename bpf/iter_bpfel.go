@@ -31,6 +31,8 @@ const (
 	iterMapKmStats     = "km_stats"
 	iterMapKmUdpPeers  = "km_udp_peers"
 	iterProgSockets    = "sockets"
+	iterProgSocketsTcp = "sockets_tcp"
+	iterProgSocketsUdp = "sockets_udp"
 	iterProgUdpReap    = "udp_reap"
 )
 
@@ -76,8 +78,10 @@ type iterSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type iterProgramSpecs struct {
-	Sockets *ebpf.ProgramSpec `ebpf:"sockets"`
-	UdpReap *ebpf.ProgramSpec `ebpf:"udp_reap"`
+	Sockets    *ebpf.ProgramSpec `ebpf:"sockets"`
+	SocketsTcp *ebpf.ProgramSpec `ebpf:"sockets_tcp"`
+	SocketsUdp *ebpf.ProgramSpec `ebpf:"sockets_udp"`
+	UdpReap    *ebpf.ProgramSpec `ebpf:"udp_reap"`
 }
 
 // iterMapSpecs contains maps before they are loaded into the kernel.
@@ -171,13 +175,17 @@ type iterVariables struct {
 //
 // It can be passed to loadIterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type iterPrograms struct {
-	Sockets *ebpf.Program `ebpf:"sockets"`
-	UdpReap *ebpf.Program `ebpf:"udp_reap"`
+	Sockets    *ebpf.Program `ebpf:"sockets"`
+	SocketsTcp *ebpf.Program `ebpf:"sockets_tcp"`
+	SocketsUdp *ebpf.Program `ebpf:"sockets_udp"`
+	UdpReap    *ebpf.Program `ebpf:"udp_reap"`
 }
 
 func (p *iterPrograms) Close() error {
 	return _IterClose(
 		p.Sockets,
+		p.SocketsTcp,
+		p.SocketsUdp,
 		p.UdpReap,
 	)
 }

@@ -32,7 +32,8 @@ struct sk_buff {
 #define CHECKSUM_COMPLETE 2 /* the sum of all bytes is with the packet */
 #define CHECKSUM_PARTIAL 3  /* the field holds the pseudo header's, the rest is added later */
 
-extern void *bpf_cast_to_kern_ctx(void *) __ksym;
+/* Linux 6.2. The branch that a kernel does not take is removed when it loads the program. */
+extern void *bpf_cast_to_kern_ctx(void *) __weak __ksym;
 
 /*
  * The pod that the program is attached in: the cookie of the interface's network
@@ -41,16 +42,27 @@ extern void *bpf_cast_to_kern_ctx(void *) __ksym;
  */
 static __always_inline __u64 pod_of(struct __sk_buff *skb)
 {
-	struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
+	struct sk_buff *kernel;
 
-	return kernel->dev->nd_net.net->net_cookie;
+	if (bpf_cast_to_kern_ctx) {
+		kernel = bpf_cast_to_kern_ctx(skb);
+		return kernel->dev->nd_net.net->net_cookie;
+	}
+	/* What a program is given is the kernel's sk_buff: only the verifier calls it another. */
+	kernel = (void *)skb;
+	return BPF_CORE_READ(kernel, dev, nd_net.net, net_cookie);
 }
 
 static __always_inline __u8 checksum_state(struct __sk_buff *skb)
 {
-	struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
+	struct sk_buff *kernel;
 
-	return BPF_CORE_READ_BITFIELD(kernel, ip_summed);
+	if (bpf_cast_to_kern_ctx) {
+		kernel = bpf_cast_to_kern_ctx(skb);
+		return BPF_CORE_READ_BITFIELD(kernel, ip_summed);
+	}
+	kernel = (void *)skb;
+	return BPF_CORE_READ_BITFIELD_PROBED(kernel, ip_summed);
 }
 
 #endif

@@ -1,115 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/*
- * legs.h: the pod's connections to endpoints: chosen, given a port, opened, parked,
- * ended.
- */
+/* legs.h: the pod's connections to endpoints: given a port, opened, parked, ended. */
 #ifndef KM_LEGS_H
 #define KM_LEGS_H
 
-#include "decide.h"
-#include "work.h"
+#include "pick.h"
 
 /* Ports tried for a leg before it goes without timestamps (then any will do). */
 #define KM_PORT_TRIES 12
 
 /* How long an endpoint remembers a connection that it closed first (Linux). */
 #define KM_TIME_WAIT_MS 60000
-
-/* Draws for an endpoint that has not been tried and is not marked. */
-#define KM_DRAWS 8
-
-/* Endpoints tried for one request (Istio's default: 2 retries). */
-#define KM_TRIES 3
-
-/* A refused or silent endpoint is chosen last for so long. */
-#define KM_MARK_NS 5000000000ULL
-
-static __always_inline bool was_tried(const struct flow *f, __u32 endpoint)
-{
-	return f->tried[0] == endpoint || f->tried[1] == endpoint || f->tried[2] == endpoint;
-}
-
-static __always_inline bool is_marked(__u32 endpoint)
-{
-	__u64 *until = bpf_map_lookup_elem(&km_marks, &endpoint);
-
-	return until && bpf_ktime_get_ns() < *until;
-}
-
-static __always_inline void mark_endpoint(__u32 endpoint)
-{
-	__u64 until = bpf_ktime_get_ns() + KM_MARK_NS;
-
-	if (endpoint)
-		bpf_map_update_elem(&km_marks, &endpoint, &until, BPF_ANY);
-}
-
-struct draw {
-	struct cluster *cluster;
-	struct flow *flow;
-	struct extent table;
-	__u32 hash;
-	__u32 endpoint; /* the result */
-	__u32 second;   /* marked, but not tried */
-};
-
-static long draw_endpoint(__u32 i, struct draw *d)
-{
-	__u32 e = choose_endpoint(d->cluster, &d->table, d->hash);
-
-	/* Another slot for the next draw of the same key. */
-	d->hash = d->hash * 2654435761U + 1;
-	if (!e || was_tried(d->flow, e))
-		return 0;
-	if (is_marked(e)) {
-		if (!d->second)
-			d->second = e;
-		return 0;
-	}
-	d->endpoint = e;
-	return 1;
-}
-
-/*
- * Chooses an endpoint of a cluster by its policy; one that this flow has tried in vain
- * is not chosen again, one that failed lately only if there is no other. false: none.
- */
-__noinline int pick_endpoint(struct flow *f, struct choice_of *out, __u32 cluster, __u32 hash)
-{
-	struct draw d = {.flow = f, .hash = hash};
-	struct endpoint *ep;
-	struct cluster *cl;
-
-	if (!f || !out)
-		return 0;
-	cl = bpf_map_lookup_elem(&km_clusters, &cluster);
-	if (!cl)
-		return 0;
-	if (cl->kind == KM_KIND_PASSTHROUGH) {
-		if (f->tried[0])
-			return 0;
-		__builtin_memcpy(out->addr, f->key.vip, 16);
-		out->port = f->key.vip_port;
-		out->endpoint = 0;
-		return 1;
-	}
-	if (cl->kind != KM_KIND_ENDPOINTS)
-		return 0;
-	d.cluster = cl;
-	d.table = f->key.family == 4 ? cl->v4 : cl->v6;
-	if (!d.table.n)
-		return 0;
-	bpf_loop(KM_DRAWS, draw_endpoint, &d, 0);
-	if (!d.endpoint)
-		d.endpoint = d.second;
-	ep = bpf_map_lookup_elem(&km_endpoints, &d.endpoint);
-	if (!ep)
-		return 0;
-	__builtin_memcpy(out->addr, ep->addr, 16);
-	out->port = ep->port;
-	out->endpoint = d.endpoint;
-	return 1;
-}
 
 struct port_search {
 	struct __sk_buff *skb;
@@ -120,8 +20,10 @@ struct port_search {
 	__u32 isn; /* S */
 	__u8 timestamps;
 	__u8 found;
-	__u8 left; /* tries with timestamps */
-	__u8 pad;
+	__u8 pad[2];
+	struct limits *limits;
+	__u32 offset;
+	__u32 pad2;
 };
 
 /*
@@ -138,28 +40,56 @@ static __always_inline bool is_taken_over(struct port_search *s, __u32 seq, __u3
 	return true;
 }
 
-/* Whether what had this port before lets it go. */
-static __always_inline bool port_is_over(struct port_search *s, const struct leg_ref *ref)
+static __always_inline __u32 last_timestamp(const struct leg *leg)
+{
+	return leg->flags & KM_LEG_TIMESTAMPS ? leg->tsval : 0;
+}
+
+static __always_inline bool leads_to(const struct leg *leg, const struct port_search *s)
+{
+	return leg->port == s->key.port && same_addr(leg->addr, s->key.endpoint);
+}
+
+/* Whether nothing is known of the port's last use that an endpoint minds. */
+static __always_inline bool is_at_rest(struct port_search *s)
 {
 	struct tombstone *t;
+	__u32 tag;
+
+	t = tombstone_of(&s->key, &tag);
+	return !t || t->tag != tag || now_ms() - t->at > KM_TIME_WAIT_MS ||
+	       is_taken_over(s, t->seq, t->tsval);
+}
+
+/* Whether the leg that had this port before lets it go: then it has it no more. */
+static __noinline bool lets_go(struct port_search *s)
+{
+	struct leg_ref *ref = bpf_map_lookup_elem(&km_legs, &s->key);
+	bool mine, over;
 	struct flow *old;
 	struct leg *leg;
 
-	if (!ref) {
-		t = bpf_map_lookup_elem(&km_tombstones, &s->key);
-		return !t || now_ms() - t->at > KM_TIME_WAIT_MS ||
-		       is_taken_over(s, t->seq, t->tsval);
-	}
+	if (!ref || !ref->ours)
+		return false; /* another layout's (older.h) */
 	old = flow_at(ref->slot);
-	if (!old || old->generation != ref->generation)
+	if (!old)
 		return true;
+	mine = old == s->flow;
+	if (!mine && __sync_val_compare_and_swap(&old->busy, 0, 1))
+		return false;
 	leg = leg_at(old, ref->leg);
-	if (old->state != KM_FLOW_CLOSED && leg->state != KM_LEG_DEAD)
-		return leg->leg_port != s->key.leg_port;
-	return is_taken_over(s, leg->sent, leg->flags & KM_LEG_TIMESTAMPS ? leg->tsval : 0);
+	if (leg->state == KM_LEG_NONE || old->key.pod != s->key.pod || !leads_to(leg, s) ||
+	    leg->leg_port != s->key.leg_port)
+		over = true; /* it is another leg by now */
+	else if ((over = (old->state == KM_FLOW_CLOSED || leg->state == KM_LEG_DEAD) &&
+			 is_taken_over(s, leg->sent, last_timestamp(leg))))
+		leg->state = KM_LEG_NONE;
+	if (!mine)
+		unlock_flow(old);
+	return over;
 }
 
-static __always_inline bool tuple_is_taken(struct port_search *s)
+static __noinline bool tuple_is_taken(struct port_search *s)
 {
 	struct bpf_sock_tuple t = {};
 	struct bpf_sock *sk;
@@ -185,27 +115,39 @@ static __always_inline bool tuple_is_taken(struct port_search *s)
 	return taken;
 }
 
+/*
+ * Ports go round, which leaves each its longest rest, and from an offset of the
+ * endpoint's (RFC 6056, section 3.3.3).
+ */
 static long try_port(__u32 i, struct port_search *s)
 {
 	struct leg_ref ref = {
 		.slot = s->flow->slot,
-		.generation = s->flow->generation,
+		.ours = 1,
 		.leg = s->leg,
 	};
-	struct leg_ref *old;
+	__u32 at = s->offset + __sync_fetch_and_add(&s->limits->next_port, 1);
+	__u16 mask = s->limits->port_mask;
 
+	at *= mask + 1;
 	s->key.leg_port =
-		bpf_htons(KM_LEG_PORT_BASE | (bpf_get_prandom_u32() & (__u16)~KM_LEG_PORT_MASK));
+		bpf_htons(KM_LEG_PORT_BASE | (at & (__u16)~KM_LEG_PORT_MASK & (__u16)~mask) |
+			  (__u16)s->limits->port_value);
 	if (i == KM_PORT_TRIES)
 		s->timestamps = 0;
-	old = bpf_map_lookup_elem(&km_legs, &s->key);
-	if (!port_is_over(s, old))
+	if (s->limits->shared && tuple_is_taken(s))
 		return 0;
-	if (tuple_is_taken(s))
+	if (!bpf_map_update_elem(&km_legs, &s->key, &ref, BPF_NOEXIST)) {
+		if (is_at_rest(s)) {
+			s->found = 1;
+			return 1;
+		}
+		bpf_map_delete_elem(&km_legs, &s->key);
 		return 0;
-	if (bpf_map_update_elem(&km_legs, &s->key, &ref, BPF_ANY))
-		return 1;
-	s->found = 1;
+	}
+	if (!lets_go(s))
+		return 0;
+	s->found = !bpf_map_update_elem(&km_legs, &s->key, &ref, BPF_ANY);
 	return 1;
 }
 
@@ -220,15 +162,37 @@ static __always_inline void forget_leg(struct flow *f, struct leg *leg)
 	leg->state = KM_LEG_NONE;
 }
 
+static long strip_timestamps(__u32 i, struct flow **to)
+{
+	struct flow *f = *to;
+
+	if (i + 10 > KM_TCP_OPTIONS)
+		return 1;
+	if (f->options[i & 63] != OPTION_TIMESTAMPS || f->options[(i + 1) & 63] != 10)
+		return 0;
+	for (__u32 k = 0; k < 10; k++)
+		f->options[(i + k) & 63] = OPTION_NOP;
+	return 1;
+}
+
+/* The client's SYN goes on without timestamps. */
+static __always_inline void send_no_timestamps(struct flow *f)
+{
+	bpf_loop(KM_TCP_OPTIONS, strip_timestamps, &f, 0);
+}
+
 /* Makes leg number i a leg to an endpoint: gives it a port. 0: none is free. */
 __noinline int make_leg(struct __sk_buff *skb, struct flow *f, struct choice_of *to, __u32 i)
 {
 	struct port_search s = {.skb = skb, .flow = f, .leg = i & (KM_LEGS - 1)};
+	struct limits *l = limits();
 	__u32 isn, tsval;
 	struct leg *leg;
 
-	if (!f || !to)
+	if (!f || !to || !l)
 		return 0;
+	s.limits = l;
+	s.offset = hash_addr(to->addr, f->key.family) + to->port;
 	isn = s.isn = to->isn;
 	tsval = to->tsval;
 	leg = leg_at(f, i);
@@ -243,17 +207,21 @@ __noinline int make_leg(struct __sk_buff *skb, struct flow *f, struct choice_of 
 		count_event(KM_EVENT_LEG_PORT);
 		return 0;
 	}
-	if (leg->leg_port != s.key.leg_port)
-		bury_leg(f, leg); /* the one that this one replaces */
+	bury_leg(f, leg); /* the one that this one replaces */
 	__builtin_memset(leg, 0, sizeof(*leg));
+	f->used_legs |= 1 << (i & (KM_LEGS - 1));
 	__builtin_memcpy(leg->addr, to->addr, 16);
 	leg->port = to->port;
 	leg->leg_port = s.key.leg_port;
 	leg->endpoint = to->endpoint;
 	leg->state = KM_LEG_SYN;
 	leg->flags = s.timestamps ? KM_LEG_TIMESTAMPS : 0;
-	if (same_addr(to->addr, f->key.client))
+	if (to->counted)
+		leg->flags |= KM_LEG_COUNTED;
+	if (same_addr(to->addr, f->key.client)) {
 		leg->flags |= KM_LEG_SELF;
+		send_outward();
+	}
 	leg->dc = s.isn - isn;
 	leg->sent = s.isn + 1;
 	leg->una = s.isn;

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -22,12 +21,18 @@ type LoadOptions struct {
 	// MaxEntries overrides the sizes of maps.h by map name. It has an effect only
 	// on maps that are not pinned yet.
 	MaxEntries map[string]uint32
-	// FlowsPerPod is the most HTTP connections that one pod may have open;
-	// DefaultFlowsPerPod if 0. It has an effect only on maps that are not pinned yet.
+	// FlowsPerPod is the most HTTP connections that one pod may have open. 0 leaves
+	// what the maps have, which is DefaultFlowsPerPod in new ones. It holds for the
+	// next connections.
 	FlowsPerPod uint32
 	// PoisonHolds overwrites held bytes when they are given up, for tests: a later
 	// reader sees them. It has an effect only on maps that are not pinned yet.
 	PoisonHolds bool
+	// Statistics has every program keep what the verifier says of it (VerifierLog).
+	Statistics bool
+	// Edition, for tests of an update: programs of another edition differ from these in
+	// an instruction that does nothing.
+	Edition uint32
 }
 
 // DefaultFlowsPerPod bounds what one pod can take of km_flows.
@@ -58,6 +63,10 @@ type Runtime struct {
 	Events   *ebpf.Map // index -> count
 	Trace    *ebpf.Map // ring buffer of TraceRecord
 
+	// EachNetns runs a function in the network namespace of every enrolled pod. Who
+	// has pods sets it: Sockets needs it where FeatureMapIterator is unsupported.
+	EachNetns func(func() error) error
+
 	// Replaced names the hooks whose pinned program was replaced by this load:
 	// links that still run the old one are to be updated.
 	Replaced []string
@@ -68,6 +77,11 @@ type Runtime struct {
 	memory map[string][]byte // of the maps in memoryMaps
 	maps   map[string]*ebpf.Map
 	progs  map[string]*ebpf.Program
+
+	verifier ebpf.LogLevel
+	edition  uint32
+	quota    uint32
+	fresh    bool // no helper of this layout was here before
 }
 
 // Load opens what is pinned, creates and pins what is not, and replaces pinned
@@ -81,8 +95,8 @@ func Load(opts LoadOptions) (_ *Runtime, err error) {
 	if opts.BPFFS == "" {
 		opts.BPFFS = DefaultBPFFS
 	}
-	if opts.FlowsPerPod == 0 {
-		opts.FlowsPerPod = DefaultFlowsPerPod
+	if opts.Edition == 0 {
+		opts.Edition = number(edition)
 	}
 	if err := CheckBPFFS(opts.BPFFS); err != nil {
 		return nil, err
@@ -98,6 +112,10 @@ func Load(opts LoadOptions) (_ *Runtime, err error) {
 		maps:        make(map[string]*ebpf.Map),
 		memory:      make(map[string][]byte),
 		progs:       make(map[string]*ebpf.Program),
+		edition:     opts.Edition,
+	}
+	if opts.Statistics {
+		r.verifier = ebpf.LogLevelStats
 	}
 	defer func() {
 		if err != nil {
@@ -110,9 +128,7 @@ func Load(opts LoadOptions) (_ *Runtime, err error) {
 	if err := r.mapMemory(); err != nil {
 		return nil, err
 	}
-	if err := r.initLimits(opts.FlowsPerPod, opts.PoisonHolds); err != nil {
-		return nil, err
-	}
+	r.initLimits(opts.FlowsPerPod, opts.PoisonHolds)
 	if err := r.loadPrograms(); err != nil {
 		return nil, err
 	}
@@ -127,6 +143,7 @@ func (r *Runtime) initState() error {
 		return err
 	}
 	if st.ABI == 0 {
+		r.fresh = true
 		return r.SetState(PhaseLoaded, 0, 1)
 	}
 	return nil
@@ -147,7 +164,10 @@ func (r *Runtime) loadMaps(sizes map[string]uint32) error {
 		&r.Replies: "km_replies", &r.Requests: "km_requests", &r.Events: "km_events", &r.Trace: "km_trace",
 		new(*ebpf.Map): "km_slabs", new(*ebpf.Map): "km_routes", new(*ebpf.Map): "km_shares",
 		new(*ebpf.Map): "km_limits", new(*ebpf.Map): "km_flows", new(*ebpf.Map): "km_tuples",
-		new(*ebpf.Map): "km_legs", new(*ebpf.Map): "km_tombstones", new(*ebpf.Map): "km_ended", new(*ebpf.Map): "km_quotas",
+		new(*ebpf.Map): "km_legs", new(*ebpf.Map): "km_tombstones", new(*ebpf.Map): "km_over", new(*ebpf.Map): "km_ended", new(*ebpf.Map): "km_quotas",
+		new(*ebpf.Map): "km_older_tc_ingress", new(*ebpf.Map): "km_older_tc_egress",
+		new(*ebpf.Map): "km_older_getpeername4", new(*ebpf.Map): "km_older_getpeername6",
+		new(*ebpf.Map): "km_older_recvmsg4", new(*ebpf.Map): "km_older_recvmsg6", new(*ebpf.Map): "km_older_sock_ops",
 		new(*ebpf.Map): "km_holds", new(*ebpf.Map): "km_free_holds", new(*ebpf.Map): "km_marks",
 	} {
 		spec := specs.Maps[name]
@@ -192,7 +212,7 @@ func openOrCreateMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 }
 
 // memoryMaps are read and written in place.
-var memoryMaps = []string{"km_slots", "km_slabs", "km_routes", "km_shares", "km_flows"}
+var memoryMaps = []string{"km_slots", "km_slabs", "km_routes", "km_shares", "km_flows", "km_limits"}
 
 // mapMemory maps them. The mappings are made by hand, and not by Map.Memory, so that
 // Close can end them: a mapping keeps the map alive.
@@ -233,24 +253,26 @@ func inPlace[T any](mem []byte) []T {
 
 // initLimits tells the programs how much there is, once: what they count in the same
 // element lives as long as the maps.
-func (r *Runtime) initLimits(quota uint32, poison bool) error {
-	m := r.maps["km_limits"]
-	var l abiLimits
-	if err := m.Lookup(uint32(0), &l); err != nil {
-		return fmt.Errorf("map km_limits: %w", err)
+func (r *Runtime) initLimits(quota uint32, poison bool) {
+	l := &inPlace[abiLimits](r.memory["km_limits"])[0]
+	if quota == 0 {
+		if quota = l.Quota; quota == 0 {
+			quota = DefaultFlowsPerPod
+		}
 	}
+	r.quota = quota
 	if l.Flows != 0 {
-		return nil
+		// 0 stays: another layout has taken over, and this one makes no new flows.
+		if l.Quota != 0 {
+			l.Quota = quota
+		}
+		return
 	}
-	l.Flows, l.Holds = r.maps["km_flows"].MaxEntries(), r.maps["km_holds"].MaxEntries()
-	l.Quota = quota
+	l.Holds, l.Quota = r.maps["km_holds"].MaxEntries(), quota
 	if poison {
 		l.Poison = 1
 	}
-	if err := m.Put(uint32(0), &l); err != nil {
-		return fmt.Errorf("map km_limits: %w", err)
-	}
-	return nil
+	l.Flows = r.maps["km_flows"].MaxEntries()
 }
 
 // hookObjects are the objects whose programs are pinned, one per hook.
@@ -260,7 +282,10 @@ var hookObjects = []func() (*ebpf.CollectionSpec, error){
 
 func (r *Runtime) loadPrograms() error {
 	for _, load := range hookObjects {
-		progs, err := r.loadObject(load)
+		progs, err := r.loadObject(func() (*ebpf.CollectionSpec, error) {
+			spec, err := load()
+			return changed(spec, r.edition), err
+		})
 		if err != nil {
 			return err
 		}
@@ -295,7 +320,10 @@ func (r *Runtime) loadObject(load func() (*ebpf.CollectionSpec, error), without 
 			spec.Maps[name].MaxEntries = m.MaxEntries()
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Programs:        ebpf.ProgramOptions{LogLevel: r.verifier},
+		MapReplacements: replace,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
@@ -305,76 +333,6 @@ func (r *Runtime) loadObject(load func() (*ebpf.CollectionSpec, error), without 
 		progs[name] = coll.DetachProgram(name)
 	}
 	return progs, nil
-}
-
-// pinProgram pins p as a hook's program, in place of another one, and keeps a
-// pinned one that is the same (kernel's tag), so that restarts change nothing.
-func (r *Runtime) pinProgram(hook string, p *ebpf.Program) error {
-	path := ProgPath(r.BPFFS, hook)
-	old, err := ebpf.LoadPinnedProgram(path, nil)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		p.Close()
-		return fmt.Errorf("program %s: %w", hook, err)
-	}
-	if err == nil {
-		same, err := r.sameProgram(old, p)
-		if err != nil {
-			return errors.Join(fmt.Errorf("program %s: %w", hook, err), old.Close(), p.Close())
-		}
-		if same {
-			p.Close()
-			r.progs[hook] = old
-			return nil
-		}
-		old.Close()
-		r.Replaced = append(r.Replaced, hook)
-	}
-	r.progs[hook] = p
-	// Pinned aside, then renamed: the plugin never finds the hook without one.
-	next := path + "_next"
-	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("program %s: %w", hook, err)
-	}
-	if err := p.Pin(next); err != nil {
-		return fmt.Errorf("program %s: %w", hook, err)
-	}
-	if err := os.Rename(next, path); err != nil {
-		return fmt.Errorf("program %s: %w", hook, err)
-	}
-	return nil
-}
-
-// sameProgram compares code and pinned maps. The kernel's tag leaves maps out, and a
-// program of maps that were unpinned is another; scratch is every load's own.
-func (r *Runtime) sameProgram(a, b *ebpf.Program) (bool, error) {
-	ai, err := a.Info()
-	if err != nil {
-		return false, err
-	}
-	bi, err := b.Info()
-	if err != nil {
-		return false, err
-	}
-	if ai.Tag != bi.Tag {
-		return false, nil
-	}
-	pinned := make(map[ebpf.MapID]bool, len(r.maps))
-	for _, m := range r.maps {
-		info, err := m.Info()
-		if err != nil {
-			return false, err
-		}
-		if id, ok := info.ID(); ok {
-			pinned[id] = true
-		}
-	}
-	used := func(info *ebpf.ProgramInfo) []ebpf.MapID {
-		ids, _ := info.MapIDs()
-		ids = slices.DeleteFunc(ids, func(id ebpf.MapID) bool { return !pinned[id] })
-		slices.Sort(ids)
-		return ids
-	}
-	return slices.Equal(used(ai), used(bi)), nil
 }
 
 // Program returns the program of a hook.
@@ -413,14 +371,20 @@ func (r *Runtime) Close() error {
 	return errors.Join(errs...)
 }
 
-// Unpin removes everything of this ABI from the bpffs. Links that pods hold keep
-// their programs; see package netns for those.
+// Unpin removes the programs and maps of every layout from the bpffs. Links that pods
+// hold keep their programs; see package netns for those.
 func Unpin(bpffs string) error {
 	if err := CheckBPFFS(bpffs); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(Dir(bpffs)); err != nil {
-		return fmt.Errorf("bpffs: %w", err)
+	all, err := Others(bpffs)
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(dirs(all), Dir(bpffs)) {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("bpffs: %w", err)
+		}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,12 +45,15 @@ func mustLoad(t *testing.T, dir string) *Runtime {
 }
 
 // TestEveryProgramLoads on this kernel, and no feature is missing: this machine's
-// kernel has them all, so a probe that says otherwise is wrong.
+// kernel has them all, so a probe that says otherwise is wrong. TestMapIterator sees to
+// the one that depends on more than the kernel's version.
 func TestEveryProgramLoads(t *testing.T) {
 	rt := mustLoad(t, mountBPFFS(t))
 	defer rt.Close()
 	for feature, err := range rt.Unsupported {
-		t.Errorf("%s: %v", feature, err)
+		if feature != FeatureMapIterator {
+			t.Errorf("%s: %v", feature, err)
+		}
 	}
 	for _, h := range append(append([]Hook(nil), CgroupHooks...), TCHooks...) {
 		p, err := rt.Program(h.Name)
@@ -68,18 +72,33 @@ func TestEveryProgramLoads(t *testing.T) {
 	}
 }
 
-// TestWithoutSockDestroy: a kernel before 6.5 loads the rest.
+// TestWithoutSockDestroy: a kernel before 6.5 says so.
 func TestWithoutSockDestroy(t *testing.T) {
 	rt := mustLoad(t, mountBPFFS(t))
 	defer rt.Close()
-	progs, err := rt.loadObject(loadIter, progReap)
-	if err != nil || progs[progSockets] == nil || progs[progReap] != nil {
-		t.Fatalf("%v, %v", progs, err)
-	}
-	progs[progSockets].Close()
 	rt.Unsupported[FeatureSockDestroy] = errors.New("no such kfunc")
 	if _, err := rt.ReapUDP(); !errors.Is(err, ebpf.ErrNotSupported) {
 		t.Errorf("reap: %v, want ErrNotSupported", err)
+	}
+}
+
+// TestMapIterator: it is used wherever the kernel permits any iterator over a map's
+// elements.
+func TestMapIterator(t *testing.T) {
+	rt := mustLoad(t, mountBPFFS(t))
+	defer rt.Close()
+	any, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_sk_storage_map", License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err == nil {
+		any.Close()
+	}
+	if refused := rt.Unsupported[FeatureMapIterator]; (refused == nil) != (err == nil) {
+		t.Errorf("ours: %v, the smallest one: %v", refused, err)
+	}
+	if _, err := rt.Sockets(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -150,6 +169,31 @@ func TestSizesCanBeChosen(t *testing.T) {
 	}
 }
 
+// TestFlowsPerPodIsASetting: a helper that is started anew may change it, and one that
+// does not name it leaves it; where another layout has taken over, it stays 0.
+func TestFlowsPerPodIsASetting(t *testing.T) {
+	dir := mountBPFFS(t)
+	for _, tt := range []struct{ set, retired, want uint32 }{
+		{set: 0, want: DefaultFlowsPerPod}, {set: 7, want: 7}, {set: 0, want: 7}, {set: 8, want: 8}, {set: 9, retired: 1, want: 0},
+	} {
+		rt, err := Load(LoadOptions{BPFFS: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tt.retired != 0 {
+			inPlace[abiLimits](rt.memory["km_limits"])[0].Quota = 0
+		}
+		rt.Close()
+		if rt, err = Load(LoadOptions{BPFFS: dir, FlowsPerPod: tt.set}); err != nil {
+			t.Fatal(err)
+		}
+		if got := inPlace[abiLimits](rt.memory["km_limits"])[0].Quota; got != tt.want {
+			t.Errorf("set to %d, retired %d: the quota is %d, want %d", tt.set, tt.retired, got, tt.want)
+		}
+		rt.Close()
+	}
+}
+
 func TestCheckBPFFS(t *testing.T) {
 	good := mountBPFFS(t)
 	file := filepath.Join(t.TempDir(), "file")
@@ -213,4 +257,15 @@ func FuzzAddrWords(f *testing.F) {
 			t.Errorf("%v came back as %v", a, back)
 		}
 	})
+}
+
+// TestABI: the layout's number is the one of the header that describes it.
+func TestABI(t *testing.T) {
+	text, err := os.ReadFile("abi.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("\n#define KM_ABI %d\n", ABI); !strings.Contains(string(text), want) {
+		t.Errorf("abi.h has no line %q", want)
+	}
 }

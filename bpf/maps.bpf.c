@@ -6,6 +6,7 @@
  * generates Go's types.
  */
 #include "maps_http.h"
+#include "older.h"
 
 /* Types that no map mentions: a pointer keeps them in the BTF. */
 struct socket_record *keep_socket_record __attribute__((unused));

@@ -82,6 +82,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* programs count in it while the helper writes */
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct limits);
@@ -112,14 +113,30 @@ struct {
 	__type(value, struct leg_ref);
 } km_legs SEC(".maps");
 
+/*
+ * By a hash of the leg's tuple; a later one takes the place of an earlier one. What is
+ * lost by that costs a challenge ACK: a round trip.
+ */
+#define KM_TOMBSTONES 65536
+
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct leg_key);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, KM_TOMBSTONES);
+	__type(key, __u32);
 	__type(value, struct tombstone);
 } km_tombstones SEC(".maps");
 
-/* Flows that ended, oldest first: the ones to be used next. */
+/*
+ * Flows of which nothing more is expected: both ends have ended, and know it of each
+ * other. The last one is used next, since its memory is the nearest.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK);
+	__uint(max_entries, 32768);
+	__type(value, __u32);
+} km_over SEC(".maps");
+
+/* Flows that ended otherwise, oldest first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 32768);

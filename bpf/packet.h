@@ -6,7 +6,7 @@
 #ifndef KM_PACKET_H
 #define KM_PACKET_H
 
-#include "maps_http.h"
+#include "ports.h"
 
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -56,11 +56,6 @@ static __always_inline bool before(__u32 a, __u32 b)
 	return (__s32)(a - b) < 0;
 }
 
-static __always_inline bool is_leg_port(__be16 port)
-{
-	return (port & bpf_htons(KM_LEG_PORT_MASK)) == bpf_htons(KM_LEG_PORT_BASE);
-}
-
 static __always_inline void read_tcp(struct packet *p, const struct tcphdr *th, __u32 l4_len)
 {
 	const __u8 *raw = (const void *)th;
@@ -80,9 +75,11 @@ static __always_inline void read_tcp(struct packet *p, const struct tcphdr *th, 
 /*
  * Reads the headers. false: not a segment that this path handles. The early exit by
  * port calls no helper: at ingress what does not go to a leg port is foreign, at
- * egress what comes from one is our own packet on its second pass.
+ * egress what comes from one is our own packet on its second pass, and, as long as
+ * there are legs inward only, what goes to one is an endpoint's answer.
  */
-static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p, bool egress)
+static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p, bool egress,
+					bool inward)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct tcphdr *th;
@@ -95,7 +92,8 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p,
 		if ((void *)(th + 1) > end)
 			return false;
 		if (ip->protocol != IPPROTO_TCP ||
-		    is_leg_port(egress ? th->source : th->dest) == egress)
+		    is_leg_port(egress ? th->source : th->dest) == egress ||
+		    (inward && is_leg_port(th->dest)))
 			return false;
 		if (*(__u8 *)ip != 0x45 || ip->frag_off & IP_FRAGMENT)
 			return false;
@@ -116,7 +114,8 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p,
 		if ((void *)(th + 1) > end)
 			return false;
 		if (ip->nexthdr != IPPROTO_TCP ||
-		    is_leg_port(egress ? th->source : th->dest) == egress)
+		    is_leg_port(egress ? th->source : th->dest) == egress ||
+		    (inward && is_leg_port(th->dest)))
 			return false;
 		p->family = 6;
 		p->l4 = ETH_HLEN + sizeof(*ip);
@@ -167,8 +166,8 @@ static __always_inline __u64 minus_addr(const __be32 *a)
  */
 #define KM_F_IPV6 (1ULL << 7)
 
-static __always_inline void replace_checksum(struct __sk_buff *skb, const struct packet *p,
-					     __u64 header, __u64 pseudo)
+static __noinline int replace_checksum(struct __sk_buff *skb, const struct packet *p, __u64 header,
+				       __u64 pseudo)
 {
 	__u32 at = p->l4 + offsetof(struct tcphdr, check);
 
@@ -177,6 +176,7 @@ static __always_inline void replace_checksum(struct __sk_buff *skb, const struct
 		bpf_l4_csum_replace(skb, at, 0, fold32(pseudo), BPF_F_PSEUDO_HDR);
 	else if (bpf_l4_csum_replace(skb, at, 0, fold32(pseudo), BPF_F_PSEUDO_HDR | KM_F_IPV6))
 		bpf_l4_csum_replace(skb, at, 0, fold32(pseudo), BPF_F_PSEUDO_HDR);
+	return 0;
 }
 
 /* The checksums as they are after a helper has changed them. */

@@ -5,6 +5,7 @@
  * recvmsg4, recvmsg6: a datagram from an endpoint is shown as coming from the VIP
  * that this socket sent to.
  */
+#include "older.h"
 #include "udp.h"
 
 /* Replaces the source in src by the VIP; false if the socket knows of none. */
@@ -31,6 +32,8 @@ int recvmsg4(struct bpf_sock_addr *ctx)
 	load_addr4(ctx, &src);
 	if (show_vip(ctx, &src))
 		store_addr4(ctx, src.addr, src.port);
+	else
+		ASK_OLDER(ctx, recvmsg4);
 	return SOCKADDR_ALLOW;
 }
 
@@ -42,6 +45,8 @@ int recvmsg6(struct bpf_sock_addr *ctx)
 	load_addr6(ctx, &src);
 	if (show_vip(ctx, &src))
 		store_addr6(ctx, src.addr, src.port, src.family);
+	else
+		ASK_OLDER(ctx, recvmsg6);
 	return SOCKADDR_ALLOW;
 }
 

@@ -16,22 +16,29 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	recvmsgMapKmActive    = "km_active"
-	recvmsgMapKmClusters  = "km_clusters"
-	recvmsgMapKmEndpoints = "km_endpoints"
-	recvmsgMapKmFrontends = "km_frontends"
-	recvmsgMapKmNames     = "km_names"
-	recvmsgMapKmPods      = "km_pods"
-	recvmsgMapKmPrefixes  = "km_prefixes"
-	recvmsgMapKmRefusals  = "km_refusals"
-	recvmsgMapKmServices  = "km_services"
-	recvmsgMapKmSlots     = "km_slots"
-	recvmsgMapKmStamps    = "km_stamps"
-	recvmsgMapKmState     = "km_state"
-	recvmsgMapKmStats     = "km_stats"
-	recvmsgMapKmUdpPeers  = "km_udp_peers"
-	recvmsgProgRecvmsg4   = "recvmsg4"
-	recvmsgProgRecvmsg6   = "recvmsg6"
+	recvmsgMapKmActive            = "km_active"
+	recvmsgMapKmClusters          = "km_clusters"
+	recvmsgMapKmEndpoints         = "km_endpoints"
+	recvmsgMapKmFrontends         = "km_frontends"
+	recvmsgMapKmNames             = "km_names"
+	recvmsgMapKmOlderGetpeername4 = "km_older_getpeername4"
+	recvmsgMapKmOlderGetpeername6 = "km_older_getpeername6"
+	recvmsgMapKmOlderRecvmsg4     = "km_older_recvmsg4"
+	recvmsgMapKmOlderRecvmsg6     = "km_older_recvmsg6"
+	recvmsgMapKmOlderSockOps      = "km_older_sock_ops"
+	recvmsgMapKmOlderTcEgress     = "km_older_tc_egress"
+	recvmsgMapKmOlderTcIngress    = "km_older_tc_ingress"
+	recvmsgMapKmPods              = "km_pods"
+	recvmsgMapKmPrefixes          = "km_prefixes"
+	recvmsgMapKmRefusals          = "km_refusals"
+	recvmsgMapKmServices          = "km_services"
+	recvmsgMapKmSlots             = "km_slots"
+	recvmsgMapKmStamps            = "km_stamps"
+	recvmsgMapKmState             = "km_state"
+	recvmsgMapKmStats             = "km_stats"
+	recvmsgMapKmUdpPeers          = "km_udp_peers"
+	recvmsgProgRecvmsg4           = "recvmsg4"
+	recvmsgProgRecvmsg6           = "recvmsg6"
 )
 
 // loadRecvmsg returns the embedded CollectionSpec for recvmsg.
@@ -84,20 +91,27 @@ type recvmsgProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type recvmsgMapSpecs struct {
-	KmActive    *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters  *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmNames     *ebpf.MapSpec `ebpf:"km_names"`
-	KmPods      *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmServices  *ebpf.MapSpec `ebpf:"km_services"`
-	KmSlots     *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps    *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState     *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats     *ebpf.MapSpec `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.MapSpec `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.MapSpec `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.MapSpec `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.MapSpec `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.MapSpec `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.MapSpec `ebpf:"km_older_tc_ingress"`
+	KmPods              *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmRefusals          *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmServices          *ebpf.MapSpec `ebpf:"km_services"`
+	KmSlots             *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps            *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState             *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats             *ebpf.MapSpec `ebpf:"km_stats"`
+	KmUdpPeers          *ebpf.MapSpec `ebpf:"km_udp_peers"`
 }
 
 // recvmsgVariableSpecs contains global variables before they are loaded into the kernel.
@@ -126,20 +140,27 @@ func (o *recvmsgObjects) Close() error {
 //
 // It can be passed to loadRecvmsgObjects or ebpf.CollectionSpec.LoadAndAssign.
 type recvmsgMaps struct {
-	KmActive    *ebpf.Map `ebpf:"km_active"`
-	KmClusters  *ebpf.Map `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.Map `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.Map `ebpf:"km_frontends"`
-	KmNames     *ebpf.Map `ebpf:"km_names"`
-	KmPods      *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.Map `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.Map `ebpf:"km_refusals"`
-	KmServices  *ebpf.Map `ebpf:"km_services"`
-	KmSlots     *ebpf.Map `ebpf:"km_slots"`
-	KmStamps    *ebpf.Map `ebpf:"km_stamps"`
-	KmState     *ebpf.Map `ebpf:"km_state"`
-	KmStats     *ebpf.Map `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.Map `ebpf:"km_udp_peers"`
+	KmActive            *ebpf.Map `ebpf:"km_active"`
+	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
+	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
+	KmNames             *ebpf.Map `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.Map `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.Map `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.Map `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.Map `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.Map `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.Map `ebpf:"km_older_tc_ingress"`
+	KmPods              *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.Map `ebpf:"km_prefixes"`
+	KmRefusals          *ebpf.Map `ebpf:"km_refusals"`
+	KmServices          *ebpf.Map `ebpf:"km_services"`
+	KmSlots             *ebpf.Map `ebpf:"km_slots"`
+	KmStamps            *ebpf.Map `ebpf:"km_stamps"`
+	KmState             *ebpf.Map `ebpf:"km_state"`
+	KmStats             *ebpf.Map `ebpf:"km_stats"`
+	KmUdpPeers          *ebpf.Map `ebpf:"km_udp_peers"`
 }
 
 func (m *recvmsgMaps) Close() error {
@@ -149,6 +170,13 @@ func (m *recvmsgMaps) Close() error {
 		m.KmEndpoints,
 		m.KmFrontends,
 		m.KmNames,
+		m.KmOlderGetpeername4,
+		m.KmOlderGetpeername6,
+		m.KmOlderRecvmsg4,
+		m.KmOlderRecvmsg6,
+		m.KmOlderSockOps,
+		m.KmOlderTcEgress,
+		m.KmOlderTcIngress,
 		m.KmPods,
 		m.KmPrefixes,
 		m.KmRefusals,

@@ -10,11 +10,19 @@
 #include "held.h"
 #include "message.h"
 
-#define KM_REPLY_SEGMENTS 8
+/* The longest answer: a template, and a request's host, path and query in it. */
+#define KM_REPLY_BYTES (2 * KM_MAX_HEAD)
 
-/* The answer's text; apart from struct work, since per-CPU values are bounded. */
+/* Segments of it, for a client whose MSS is the smallest that is honoured. */
+#define KM_REPLY_SEGMENTS (KM_REPLY_BYTES / KM_REPLY_MSS)
+#define KM_REPLY_MSS 64
+
+/*
+ * The answer's text, and room for one more part, so that no sum of two bounds leads
+ * outside; apart from struct work, since per-CPU values are bounded.
+ */
 struct reply_text {
-	__u8 bytes[KM_TWO_HEADS];
+	__u8 bytes[KM_REPLY_BYTES + KM_MAX_HEAD];
 };
 
 struct {
@@ -82,10 +90,9 @@ static long add_part(__u32 i, struct text_walk *t)
 		len++;
 		from = t->w->bytes + (first & (KM_MAX_HEAD - 1));
 	}
-	asm volatile("" : "+r"(len));
-	if (!len || len > KM_MAX_HEAD || at + len > KM_MAX_HEAD)
+	if (!is_between(&len, 1, KM_MAX_HEAD) || at + len > KM_REPLY_BYTES)
 		return 0;
-	bpf_probe_read_kernel(t->text->bytes + (at & (KM_MAX_HEAD - 1)), len, from);
+	bpf_probe_read_kernel(t->text->bytes + (at & (KM_REPLY_BYTES - 1)), len, from);
 	t->len = at + len;
 	return 0;
 }
@@ -111,14 +118,14 @@ static long reply_segment(__u32 i, struct reply_walk *r)
 	struct craft *c = &r->w->craft;
 	bool last = len <= r->segment;
 
-	if (at > KM_MAX_HEAD)
+	if (at > KM_REPLY_BYTES)
 		return 1;
 	if (!last)
 		len = r->segment;
 	craft_for_client(c, r->f, TCP_ACK | (last ? TCP_PSH : 0) | (last && r->fin ? TCP_FIN : 0),
 			 r->f->server_end + at, r->ack);
 	c->link = r->p->egress && !i ? LINK_SWAP : LINK_KEEP;
-	craft_payload(c, r->text->bytes + (at & (KM_MAX_HEAD - 1)), len);
+	craft_payload(c, r->text->bytes + (at & (KM_REPLY_BYTES - 1)), len);
 	if (craft_packet(r->skb, r->p, c)) {
 		r->failed = 1;
 		return 1;
@@ -144,6 +151,7 @@ static __always_inline void give_up(struct flow *f, struct answer *a, __u32 end)
 	a->id = 503;
 	a->route = f->route;
 	a->is_head = f->opening_head;
+	a->fin = f->opening_close;
 	a->ack = end;
 	if (f->hold) {
 		a->ack = f->hold_base + f->hold_len;
@@ -158,8 +166,8 @@ static __always_inline void give_up(struct flow *f, struct answer *a, __u32 end)
 /* Answers the client, as the work's answer says. The packet becomes its last segment. */
 __noinline int send_reply(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
-	struct text_walk t = {};
-	struct reply_walk r = {.skb = skb, .p = p, .f = f};
+	struct text_walk t = {.len = unknown(0)};
+	struct reply_walk r = {.skb = skb, .p = p, .f = f, .at = unknown(0)};
 	struct answer *a;
 	struct reply *reply;
 	struct work *w;
@@ -190,8 +198,8 @@ __noinline int send_reply(struct __sk_buff *skb, struct packet *p, struct flow *
 	r.segment = f->client_mss < KM_SEGMENT ? f->client_mss : KM_SEGMENT;
 	r.ack = a->ack;
 	r.fin = a->fin;
-	if (r.segment < 64)
-		r.segment = 64;
+	if (r.segment < KM_REPLY_MSS)
+		r.segment = KM_REPLY_MSS;
 	bpf_loop(KM_REPLY_SEGMENTS, reply_segment, &r, 0);
 	f->reply = a->id;
 	f->reply_base = f->server_end;

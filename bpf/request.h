@@ -9,6 +9,9 @@
 #include "bind.h"
 #include "route.h"
 
+/* What is read of a packet at first: most heads are shorter, most bodies are not. */
+#define KM_FIRST_BYTES 1024
+
 /* A head that has not come whole by then is answered 408. */
 #define KM_SLOW_HEAD_NS 5000000000ULL
 
@@ -37,7 +40,9 @@ __noinline int answer(struct __sk_buff *skb, struct packet *p, struct flow *f,
 	a->id = d->reply;
 	a->is_head = d->is_head;
 	a->route = d->route;
-	a->repeated = f->flags & KM_FLOW_REPLY && f->chosen == d->head;
+	a->repeated = f->flags & KM_FLOW_REPLY && !(f->flags & KM_FLOW_CHOSEN) &&
+		      f->chosen == d->head;
+	f->flags &= ~KM_FLOW_CHOSEN;
 	f->chosen = d->head;
 	if (!f->started || !a->repeated)
 		f->started = bpf_ktime_get_ns();
@@ -48,7 +53,7 @@ __noinline int answer(struct __sk_buff *skb, struct packet *p, struct flow *f,
 	} else {
 		begin_body(&f->request, d->head + d->head_len, d);
 		if (follow_body(skb, p, &f->request, p->seq, end))
-			return kill_flow(skb, p, f);
+			return GO_KILL;
 		if (d->close)
 			a->fin = 1;
 	}
@@ -63,8 +68,7 @@ __noinline int answer(struct __sk_buff *skb, struct packet *p, struct flow *f,
 }
 
 /* What is not HTTP/1 stays with its leg, as L4. */
-__noinline int pin_flow(struct __sk_buff *skb, struct packet *p, struct flow *f,
-			struct decision_of *d)
+__noinline int pin_flow(struct packet *p, struct flow *f, struct decision_of *d)
 {
 	struct choice_of *to;
 	struct service *svc;
@@ -84,10 +88,10 @@ __noinline int pin_flow(struct __sk_buff *skb, struct packet *p, struct flow *f,
 		service = f->service;
 		svc = bpf_map_lookup_elem(&km_services, &service);
 		if (!svc || !svc->n)
-			return kill_flow(skb, p, f);
+			return GO_KILL;
 		f->cluster = draw_cluster(svc);
 		if (!pick_endpoint(f, to, f->cluster, hash_addr(f->key.client, f->key.family)))
-			return kill_flow(skb, p, f);
+			return GO_KILL;
 		f->pin = d->rule <= KM_RULE_CONNECT ? d->rule : KM_PIN_OPAQUE;
 		d->head_len = d->have;
 		d->length = 0;
@@ -119,8 +123,11 @@ __noinline int hold_head(struct __sk_buff *skb, struct packet *p, struct flow *f
 		return swallow();
 	if (before(p->seq, d->head) && !f->hold)
 		return GO_PREFIX;
+	/* The ACK is for all that comes before, too: the endpoint has to have it. */
+	if (has_leg(f) && before(leg_at(f, f->leg)->una, leg_at(f, f->leg)->sent))
+		return swallow();
 	if (!f->hold)
-		f->started = bpf_ktime_get_ns();
+		f->held_since = bpf_ktime_get_ns();
 	if (!keep_bytes(f, w, d->head, d->have))
 		return swallow();
 	f->request.pos = d->head + d->have;
@@ -130,10 +137,20 @@ __noinline int hold_head(struct __sk_buff *skb, struct packet *p, struct flow *f
 	return bounce(skb, p, f, TCP_ACK, f->server_end, f->request.pos);
 }
 
+/* Reads n bytes of the packet into scratch, behind those that are there. */
+static __always_inline bool read_bytes_at(struct __sk_buff *skb, struct work *w, __u32 at,
+					  __u32 have, __u32 n)
+{
+	asm volatile("" : "+r"(have));
+	if (!is_between(&n, 1, KM_MAX_HEAD) || have > KM_MAX_HEAD)
+		return false;
+	return !bpf_skb_load_bytes(skb, at, w->bytes + have, n);
+}
+
 /* The head that begins, or goes on, at request.pos, which is in the packet. */
 __noinline int take_head(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
-	__u32 pos, n, have = 0;
+	__u32 pos, n, at, some, have = 0;
 	struct decision_of *d;
 	bool late = false;
 	struct work *w;
@@ -155,17 +172,24 @@ __noinline int take_head(struct __sk_buff *skb, struct packet *p, struct flow *f
 	if (f->hold) {
 		have = held_bytes(f, w);
 		d->head = f->hold_base;
-		late = bpf_ktime_get_ns() - f->started > KM_SLOW_HEAD_NS;
+		/* One that came whole in time may wait for a response as long as it takes. */
+		late = bpf_ktime_get_ns() - f->held_since > KM_SLOW_HEAD_NS &&
+		       !(f->flags & KM_FLOW_CHOSEN && f->chosen == d->head);
 	}
 	n = p->seq + p->len - pos;
 	if (n > KM_MAX_HEAD)
 		n = KM_MAX_HEAD;
-	asm volatile("" : "+r"(n));
-	if (!n || n > KM_MAX_HEAD || have > KM_MAX_HEAD)
+	at = p->l4 + p->tcp_len + (pos - p->seq);
+	some = !have && n > KM_FIRST_BYTES ? KM_FIRST_BYTES : n;
+	if (!read_bytes_at(skb, w, at, have, some))
 		return swallow();
-	if (bpf_skb_load_bytes(skb, p->l4 + p->tcp_len + (pos - p->seq), w->bytes + have, n))
-		return swallow();
-	match_head(f, p, have + n);
+	match_head(f, p, have + some);
+	if (some < n && d->kind == KM_HEAD_INCOMPLETE) {
+		if (!read_bytes_at(skb, w, at, have, n))
+			return swallow();
+		some = n;
+		match_head(f, p, have + n);
+	}
 	d->have = have + n > KM_MAX_HEAD ? KM_MAX_HEAD : have + n;
 	if (late && d->kind != KM_HEAD_PIN) {
 		d->kind = KM_HEAD_REJECT;
@@ -177,15 +201,23 @@ __noinline int take_head(struct __sk_buff *skb, struct packet *p, struct flow *f
 		return hold_head(skb, p, f, d);
 	case KM_HEAD_PIN:
 		if (!f->requests || d->rule == KM_RULE_CONNECT)
-			return pin_flow(skb, p, f, d);
+			goto pin;
 		d->kind = KM_HEAD_REJECT; /* only a connection can begin so, not a request */
 		d->reply = 400;
 	}
-	if (f->flags & KM_FLOW_REPLY && f->chosen == d->head && f->reply)
+	if (f->flags & KM_FLOW_REPLY && !(f->flags & KM_FLOW_CHOSEN) && f->chosen == d->head &&
+	    f->reply)
 		d->reply = f->reply; /* it was answered: the same again */
 	if (d->reply)
 		return answer(skb, p, f, d);
 	verdict = bind_request(skb, p, f, d);
+	goto out;
+pin:
+	verdict = pin_flow(p, f, d);
+out:
+	/* What waits for a leg is all that came. */
+	if (verdict == GO_OPEN && some < n && !read_bytes_at(skb, w, at, have, n))
+		return swallow();
 	return verdict == GO_ANSWER ? answer(skb, p, f, d) : verdict;
 }
 

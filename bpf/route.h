@@ -175,23 +175,26 @@ static __noinline struct route *first_route(struct candidates *found, const stru
 
 	found->outer.rest = found->summary;
 	found->inner.rest = 0;
-	bpf_loop(KM_ROUTE_WORDS * 65, next_candidate, &w, 0);
+	/* The first word's first candidate, nearly always. */
+	if (!next_candidate(0, &w) && !next_candidate(1, &w))
+		bpf_loop(KM_ROUTE_WORDS * 65, next_candidate, &w, 0);
 	return w.route;
 }
 
 struct share_walk {
 	__u32 first;
 	__u32 n;
+	__u32 at; /* the next one */
 	__u32 left;
 	__u32 cluster;
 };
 
 static long next_share(__u32 i, struct share_walk *w)
 {
-	__u32 at = w->first + i;
+	__u32 at = w->first + w->at;
 	struct share *s;
 
-	if (i >= w->n)
+	if (w->at++ >= w->n)
 		return 1;
 	s = bpf_map_lookup_elem(&km_shares, &at);
 	if (!s)
@@ -209,10 +212,12 @@ static __noinline __u32 draw_share(const struct route *route)
 	struct share_walk w = {
 		.first = route->shares,
 		.n = route->n_shares,
-		.left = draw(route->total),
+		.at = unknown(0),
+		.left = route->n_shares > 1 ? draw(route->total) : 0,
 	};
 
-	bpf_loop(1 << 12, next_share, &w, 0);
+	if (!next_share(0, &w))
+		bpf_loop(1 << 12, next_share, &w, 0);
 	return w.cluster;
 }
 
@@ -259,22 +264,25 @@ static long hash_header_byte(__u32 i, struct header_walk *h)
 	return 0;
 }
 
-static __noinline __u32 hash_of(const struct route *route, const struct flow *f, const __u8 *bytes,
-				__u32 end)
+/* Where a route hashes requests, and they have what it hashes. */
+static __noinline bool hash_of(const struct route *route, const struct flow *f, const __u8 *bytes,
+			       __u32 end, __u32 *hash)
 {
 	struct header_walk h = {
 		.route = route,
 		.bytes = bytes,
 		.end = end,
-		.matched = 0xff,
+		.matched = unknown(0xff),
+		.in_value = unknown(0),
 	};
 
-	if (route->hash == KM_HASH_SOURCE)
-		return hash_addr(f->key.client, f->key.family);
-	if (route->hash != KM_HASH_HEADER)
-		return bpf_get_prandom_u32();
+	if (route->hash == KM_HASH_SOURCE) {
+		*hash = hash_addr(f->key.client, f->key.family);
+		return true;
+	}
 	bpf_loop(KM_MAX_HEAD, hash_header_byte, &h, 0);
-	return h.found ? hash_end(h.hash) : bpf_get_prandom_u32();
+	*hash = hash_end(h.hash);
+	return h.found;
 }
 
 /*
@@ -352,7 +360,8 @@ __noinline int match_head(struct flow *f, const struct packet *p, __u32 end)
 		return 0;
 	}
 	d->cluster = draw_share(route);
-	d->hash = hash_of(route, f, w->bytes, d->head_len);
+	if (route->hash != KM_HASH_NONE)
+		d->hashed = hash_of(route, f, w->bytes, d->head_len, &d->hash);
 	return 0;
 }
 

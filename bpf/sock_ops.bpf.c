@@ -5,6 +5,8 @@
  * sock_ops: the life of a stamped TCP connection: open connections per endpoint
  * (for least request), opened, failed, closed, bytes.
  */
+#include "older.h"
+#include "ports.h"
 #include "stats.h"
 
 /* TCP states (RFC 9293, section 3.3.2) as the kernel numbers them. */
@@ -106,6 +108,9 @@ int sock_ops(struct bpf_sock_ops *ctx)
 
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		if (is_leg_port(bpf_htons(ctx->local_port)))
+			share_ports();
+		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
@@ -119,7 +124,11 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	if (!sk)
 		return 1;
 	stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
-	if (!stamp || stamp->flags & KM_STAMP_HTTP)
+	if (!stamp) {
+		ASK_OLDER(ctx, sock_ops);
+		return 1;
+	}
+	if (stamp->flags & KM_STAMP_HTTP)
 		return 1;
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:

@@ -16,21 +16,50 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	sockOpsMapKmActive    = "km_active"
-	sockOpsMapKmClusters  = "km_clusters"
-	sockOpsMapKmEndpoints = "km_endpoints"
-	sockOpsMapKmFrontends = "km_frontends"
-	sockOpsMapKmNames     = "km_names"
-	sockOpsMapKmPods      = "km_pods"
-	sockOpsMapKmPrefixes  = "km_prefixes"
-	sockOpsMapKmRefusals  = "km_refusals"
-	sockOpsMapKmServices  = "km_services"
-	sockOpsMapKmSlots     = "km_slots"
-	sockOpsMapKmStamps    = "km_stamps"
-	sockOpsMapKmState     = "km_state"
-	sockOpsMapKmStats     = "km_stats"
-	sockOpsMapKmUdpPeers  = "km_udp_peers"
-	sockOpsProgSockOps    = "sock_ops"
+	sockOpsMapKmActive            = "km_active"
+	sockOpsMapKmClusters          = "km_clusters"
+	sockOpsMapKmEnded             = "km_ended"
+	sockOpsMapKmEndpoints         = "km_endpoints"
+	sockOpsMapKmEvents            = "km_events"
+	sockOpsMapKmFlows             = "km_flows"
+	sockOpsMapKmFreeHolds         = "km_free_holds"
+	sockOpsMapKmFrontends         = "km_frontends"
+	sockOpsMapKmGuesses           = "km_guesses"
+	sockOpsMapKmHolds             = "km_holds"
+	sockOpsMapKmHosts             = "km_hosts"
+	sockOpsMapKmHttp              = "km_http"
+	sockOpsMapKmLegs              = "km_legs"
+	sockOpsMapKmLimits            = "km_limits"
+	sockOpsMapKmMarks             = "km_marks"
+	sockOpsMapKmNames             = "km_names"
+	sockOpsMapKmOlderGetpeername4 = "km_older_getpeername4"
+	sockOpsMapKmOlderGetpeername6 = "km_older_getpeername6"
+	sockOpsMapKmOlderRecvmsg4     = "km_older_recvmsg4"
+	sockOpsMapKmOlderRecvmsg6     = "km_older_recvmsg6"
+	sockOpsMapKmOlderSockOps      = "km_older_sock_ops"
+	sockOpsMapKmOlderTcEgress     = "km_older_tc_egress"
+	sockOpsMapKmOlderTcIngress    = "km_older_tc_ingress"
+	sockOpsMapKmOver              = "km_over"
+	sockOpsMapKmPods              = "km_pods"
+	sockOpsMapKmPrefixes          = "km_prefixes"
+	sockOpsMapKmQuotas            = "km_quotas"
+	sockOpsMapKmRefusals          = "km_refusals"
+	sockOpsMapKmReplies           = "km_replies"
+	sockOpsMapKmRequests          = "km_requests"
+	sockOpsMapKmRoutes            = "km_routes"
+	sockOpsMapKmServices          = "km_services"
+	sockOpsMapKmShares            = "km_shares"
+	sockOpsMapKmSlabs             = "km_slabs"
+	sockOpsMapKmSlots             = "km_slots"
+	sockOpsMapKmStamps            = "km_stamps"
+	sockOpsMapKmState             = "km_state"
+	sockOpsMapKmStats             = "km_stats"
+	sockOpsMapKmTombstones        = "km_tombstones"
+	sockOpsMapKmTrace             = "km_trace"
+	sockOpsMapKmTuples            = "km_tuples"
+	sockOpsMapKmUdpPeers          = "km_udp_peers"
+	sockOpsMapKmVhosts            = "km_vhosts"
+	sockOpsProgSockOps            = "sock_ops"
 )
 
 // loadSockOps returns the embedded CollectionSpec for sockOps.
@@ -82,20 +111,49 @@ type sockOpsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockOpsMapSpecs struct {
-	KmActive    *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters  *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmNames     *ebpf.MapSpec `ebpf:"km_names"`
-	KmPods      *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmServices  *ebpf.MapSpec `ebpf:"km_services"`
-	KmSlots     *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps    *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState     *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats     *ebpf.MapSpec `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
+	KmFlows             *ebpf.MapSpec `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.MapSpec `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.MapSpec `ebpf:"km_guesses"`
+	KmHolds             *ebpf.MapSpec `ebpf:"km_holds"`
+	KmHosts             *ebpf.MapSpec `ebpf:"km_hosts"`
+	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
+	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
+	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
+	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.MapSpec `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.MapSpec `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.MapSpec `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.MapSpec `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.MapSpec `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.MapSpec `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.MapSpec `ebpf:"km_over"`
+	KmPods              *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.MapSpec `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmReplies           *ebpf.MapSpec `ebpf:"km_replies"`
+	KmRequests          *ebpf.MapSpec `ebpf:"km_requests"`
+	KmRoutes            *ebpf.MapSpec `ebpf:"km_routes"`
+	KmServices          *ebpf.MapSpec `ebpf:"km_services"`
+	KmShares            *ebpf.MapSpec `ebpf:"km_shares"`
+	KmSlabs             *ebpf.MapSpec `ebpf:"km_slabs"`
+	KmSlots             *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps            *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState             *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats             *ebpf.MapSpec `ebpf:"km_stats"`
+	KmTombstones        *ebpf.MapSpec `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.MapSpec `ebpf:"km_trace"`
+	KmTuples            *ebpf.MapSpec `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.MapSpec `ebpf:"km_vhosts"`
 }
 
 // sockOpsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -124,38 +182,96 @@ func (o *sockOpsObjects) Close() error {
 //
 // It can be passed to loadSockOpsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockOpsMaps struct {
-	KmActive    *ebpf.Map `ebpf:"km_active"`
-	KmClusters  *ebpf.Map `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.Map `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.Map `ebpf:"km_frontends"`
-	KmNames     *ebpf.Map `ebpf:"km_names"`
-	KmPods      *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.Map `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.Map `ebpf:"km_refusals"`
-	KmServices  *ebpf.Map `ebpf:"km_services"`
-	KmSlots     *ebpf.Map `ebpf:"km_slots"`
-	KmStamps    *ebpf.Map `ebpf:"km_stamps"`
-	KmState     *ebpf.Map `ebpf:"km_state"`
-	KmStats     *ebpf.Map `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.Map `ebpf:"km_udp_peers"`
+	KmActive            *ebpf.Map `ebpf:"km_active"`
+	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmEnded             *ebpf.Map `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.Map `ebpf:"km_events"`
+	KmFlows             *ebpf.Map `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.Map `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.Map `ebpf:"km_guesses"`
+	KmHolds             *ebpf.Map `ebpf:"km_holds"`
+	KmHosts             *ebpf.Map `ebpf:"km_hosts"`
+	KmHttp              *ebpf.Map `ebpf:"km_http"`
+	KmLegs              *ebpf.Map `ebpf:"km_legs"`
+	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmMarks             *ebpf.Map `ebpf:"km_marks"`
+	KmNames             *ebpf.Map `ebpf:"km_names"`
+	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.Map `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.Map `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.Map `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.Map `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.Map `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.Map `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.Map `ebpf:"km_over"`
+	KmPods              *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.Map `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.Map `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.Map `ebpf:"km_refusals"`
+	KmReplies           *ebpf.Map `ebpf:"km_replies"`
+	KmRequests          *ebpf.Map `ebpf:"km_requests"`
+	KmRoutes            *ebpf.Map `ebpf:"km_routes"`
+	KmServices          *ebpf.Map `ebpf:"km_services"`
+	KmShares            *ebpf.Map `ebpf:"km_shares"`
+	KmSlabs             *ebpf.Map `ebpf:"km_slabs"`
+	KmSlots             *ebpf.Map `ebpf:"km_slots"`
+	KmStamps            *ebpf.Map `ebpf:"km_stamps"`
+	KmState             *ebpf.Map `ebpf:"km_state"`
+	KmStats             *ebpf.Map `ebpf:"km_stats"`
+	KmTombstones        *ebpf.Map `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.Map `ebpf:"km_trace"`
+	KmTuples            *ebpf.Map `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.Map `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.Map `ebpf:"km_vhosts"`
 }
 
 func (m *sockOpsMaps) Close() error {
 	return _SockOpsClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmEnded,
 		m.KmEndpoints,
+		m.KmEvents,
+		m.KmFlows,
+		m.KmFreeHolds,
 		m.KmFrontends,
+		m.KmGuesses,
+		m.KmHolds,
+		m.KmHosts,
+		m.KmHttp,
+		m.KmLegs,
+		m.KmLimits,
+		m.KmMarks,
 		m.KmNames,
+		m.KmOlderGetpeername4,
+		m.KmOlderGetpeername6,
+		m.KmOlderRecvmsg4,
+		m.KmOlderRecvmsg6,
+		m.KmOlderSockOps,
+		m.KmOlderTcEgress,
+		m.KmOlderTcIngress,
+		m.KmOver,
 		m.KmPods,
 		m.KmPrefixes,
+		m.KmQuotas,
 		m.KmRefusals,
+		m.KmReplies,
+		m.KmRequests,
+		m.KmRoutes,
 		m.KmServices,
+		m.KmShares,
+		m.KmSlabs,
 		m.KmSlots,
 		m.KmStamps,
 		m.KmState,
 		m.KmStats,
+		m.KmTombstones,
+		m.KmTrace,
+		m.KmTuples,
 		m.KmUdpPeers,
+		m.KmVhosts,
 	)
 }
 

@@ -44,16 +44,20 @@ type State struct {
 // ReadState reads the pinned state word. The error wraps fs.ErrNotExist when the
 // helper has never run since the node started.
 func ReadState(bpffs string) (State, error) {
-	m, err := ebpf.LoadPinnedMap(MapPath(bpffs, "km_state"), &ebpf.LoadPinOptions{ReadOnly: true})
+	w, err := readState(MapPath(bpffs, "km_state"))
+	return State{ABI: w.Abi, Phase: Phase(w.Phase), Generation: w.Generation}, err
+}
+
+func readState(path string) (w abiState, err error) {
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
-		return State{}, fmt.Errorf("state word: %w", err)
+		return w, fmt.Errorf("state word: %w", err)
 	}
 	defer m.Close()
-	var w abiState
 	if err := m.Lookup(uint32(0), &w); err != nil {
-		return State{}, fmt.Errorf("state word: %w", err)
+		return w, fmt.Errorf("state word: %w", err)
 	}
-	return State{ABI: w.Abi, Phase: Phase(w.Phase), Generation: w.Generation}, nil
+	return w, nil
 }
 
 // State reads the state word.

@@ -179,7 +179,7 @@ static __always_inline void hop_version(struct run *r, __u16 line)
 }
 
 /* A transition that is more than a new state. The position is still that of c. */
-static __noinline int act_on(struct run *r, __u16 entry, __u8 c)
+static __always_inline int act_on(struct run *r, __u16 entry, __u8 c)
 {
 	const struct action *a = action_of(r, entry);
 	struct machine *m = r->m;

@@ -8,12 +8,12 @@
  *
  * It answers "next", never "ok": another program on the hook has its say.
  */
+#include "begin.h"
 #include "forward.h"
 #include "handshake.h"
+#include "older.h"
 #include "request.h"
 #include "trace.h"
-
-#define SOCK_STREAM 1
 
 /*
  * While a leg is being opened the client's retransmissions are its timer: the SYN
@@ -21,6 +21,22 @@
  */
 #define KM_SYN_RETRY_MS 150
 #define KM_SYN_TRIES 2
+
+/*
+ * The next endpoint for a request whose SYNs were not answered. Where there is no other,
+ * two lost packets are no reason to give up: the first one is tried once more.
+ */
+static __always_inline bool another_endpoint(struct flow *f, struct choice_of *to)
+{
+	__u32 hash = hash_addr(f->key.client, f->key.family);
+
+	if (pick_endpoint(f, to, f->cluster, hash))
+		return true;
+	if (f->tries > 1)
+		return false;
+	f->tried[0] = 0;
+	return pick_endpoint(f, to, f->cluster, hash);
+}
 
 __noinline int while_opening(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
@@ -51,9 +67,7 @@ __noinline int while_opening(struct __sk_buff *skb, struct packet *p, struct flo
 	f->tried[f->tries & 3] = leg->endpoint;
 	f->tries++;
 	forget_leg(f, leg);
-	if (f->tries < KM_TRIES &&
-	    pick_endpoint(f, &to, f->cluster, hash_addr(f->key.client, f->key.family)) &&
-	    new_leg(skb, f, &to, i, isn, 0)) {
+	if (f->tries < KM_TRIES && another_endpoint(f, &to) && new_leg(skb, f, &to, i, isn, 0)) {
 		leg->cluster = f->cluster;
 		f->endpoint = to.endpoint;
 		return send_syn(skb, p, f, i, isn);
@@ -123,6 +137,23 @@ __noinline int end_parked(struct __sk_buff *skb, struct packet *p, struct flow *
 /* Packets up to which heads are looked for in one packet (pipelining). */
 #define KM_HEADS 16
 
+/* What did not look like HTTP, and was held, came again alone: it is not HTTP. */
+static __noinline int pin_alone(struct packet *p, struct flow *f)
+{
+	struct work *w = work_of(p);
+	struct decision_of *d;
+
+	if (!w)
+		return swallow();
+	d = &w->decision;
+	__builtin_memset(d, 0, sizeof(*d));
+	d->rule = KM_RULE_OPAQUE_LAST - 1;
+	d->head = f->hold_base;
+	d->have = f->hold_len;
+	free_hold(f);
+	return pin_flow(p, f, d);
+}
+
 /* The request side of a packet with payload: GO_* or TC's verdict. */
 static __always_inline int client_data(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
@@ -134,7 +165,7 @@ static __always_inline int client_data(struct __sk_buff *skb, struct packet *p, 
 	/* Behind the last response nothing is a request: the endpoint refuses it. */
 	if (f->flags & KM_FLOW_CLOSE && !f->pending && f->request.kind == KM_FRAME_HEAD &&
 	    !(f->flags & KM_FLOW_REPLY))
-		return has_leg(f) ? GO_FORWARD : kill_flow(skb, p, f);
+		return has_leg(f) ? GO_FORWARD : GO_KILL;
 	if (f->flags & KM_FLOW_SENT) {
 		struct leg *leg = leg_at(f, f->leg);
 
@@ -147,9 +178,9 @@ static __always_inline int client_data(struct __sk_buff *skb, struct packet *p, 
 	}
 	if (f->request.kind != KM_FRAME_HEAD && before(end, f->request.pos))
 		goto body;
-	if (f->flags & KM_FLOW_REPLY && !before(f->request.pos, end) &&
-	    before(f->client_ack, f->server_end) && !before(f->chosen, p->seq) &&
-	    before(f->chosen, end)) {
+	if (f->flags & KM_FLOW_REPLY && !(f->flags & KM_FLOW_CHOSEN) &&
+	    !before(f->request.pos, end) && before(f->client_ack, f->server_end) &&
+	    !before(f->chosen, p->seq) && before(f->chosen, end)) {
 		/* The answer was lost: the same again. */
 		f->server_end = f->reply_base;
 		f->flags &= ~KM_FLOW_SERVER_FIN;
@@ -163,23 +194,14 @@ static __always_inline int client_data(struct __sk_buff *skb, struct packet *p, 
 		if (f->request.kind == KM_FRAME_HEAD && f->hold && !(f->flags & KM_FLOW_SENT)) {
 			if (f->flags & KM_FLOW_HELD)
 				return bounce(skb, p, f, TCP_ACK, f->server_end, f->request.pos);
-			/* What did not look like HTTP came again alone: it is not. */
-			{
-				struct work *w = work_of(p);
-
-				if (!w)
-					return swallow();
-				__builtin_memset(&w->decision, 0, sizeof(w->decision));
-				w->decision.rule = KM_RULE_OPAQUE_LAST - 1;
-				w->decision.head = f->hold_base;
-				w->decision.have = f->hold_len;
-				free_hold(f);
-				return pin_flow(skb, p, f, &w->decision);
-			}
+			/* Not from the first byte on: a probe for what was sent last. */
+			if (p->seq != f->hold_base)
+				return swallow();
+			return pin_alone(p, f);
 		}
 		if (f->request.kind != KM_FRAME_HEAD) {
 			if (follow_body(skb, p, &f->request, p->seq, end))
-				return kill_flow(skb, p, f);
+				return GO_KILL;
 			goto body;
 		}
 		if (f->flags & KM_FLOW_IDLE)
@@ -189,8 +211,9 @@ static __always_inline int client_data(struct __sk_buff *skb, struct packet *p, 
 	if (before(f->request.pos, p->seq))
 		return swallow(); /* what comes before was dropped, and will be repeated */
 	if (f->request.kind != KM_FRAME_HEAD) {
-		if (follow_body(skb, p, &f->request, p->seq, end))
-			return kill_flow(skb, p, f);
+		if (!follow_length(&f->request, end) &&
+		    follow_body(skb, p, &f->request, p->seq, end))
+			return GO_KILL;
 		if (f->request.kind != KM_FRAME_HEAD || !before(f->request.pos, end))
 			goto body;
 	}
@@ -214,7 +237,6 @@ static __always_inline int client_packet(struct __sk_buff *skb, struct packet *p
 	__u32 end = p->seq + p->len;
 	int verdict;
 
-	f->seen = now_ms();
 	if (p->flags & TCP_SYN) {
 		if (f->state == KM_FLOW_SYN)
 			return syn_again(skb, p, f);
@@ -256,6 +278,13 @@ static __always_inline int client_packet(struct __sk_buff *skb, struct packet *p
 		return swallow();
 	}
 	if (p->flags & TCP_FIN) {
+		if (!p->len && has_leg(f) && f->hold && f->flags & KM_FLOW_HELD &&
+		    !(f->flags & KM_FLOW_SENT) && p->seq == f->request.pos) {
+			/* Half of a head is no request: the end is where it began. */
+			free_hold(f);
+			leg_at(f, f->leg)->dc = leg_at(f, f->leg)->sent - p->seq;
+			f->flags |= KM_FLOW_REBOUND;
+		}
 		if (!has_leg(f) && f->state != KM_FLOW_CLOSED)
 			return end_without_leg(skb, p, f);
 		if (f->flags & KM_FLOW_IDLE)
@@ -275,36 +304,52 @@ static __always_inline int client_packet(struct __sk_buff *skb, struct packet *p
 }
 
 /*
+ * Whether the socket of a packet is none of an application's: it is in TIME_WAIT, or it
+ * is the kernel's own for packets that answer nobody, whose state is CLOSE.
+ */
+static __always_inline bool is_nobodys(const struct bpf_sock *sk)
+{
+	__u32 state = sk->state;
+
+	return state == BPF_TCP_TIME_WAIT || state == BPF_TCP_NEW_SYN_RECV ||
+	       state == BPF_TCP_CLOSE;
+}
+
+/*
  * The flow of a packet: by its socket, else (TIME_WAIT and RST have none of their own)
  * by its tuple. NULL: not ours.
  */
-static __noinline struct flow *flow_of(struct __sk_buff *skb, struct packet *p, bool *self)
+static __noinline struct flow *flow_of(struct __sk_buff *skb, struct packet *p, bool *self,
+				       bool *busy)
 {
 	struct bpf_sock *sk = skb->sk;
+	struct stamp *stamp = NULL;
 	struct flow_key key = {};
 	struct flow_ref *ref;
-	struct stamp *stamp;
 	struct flow *f;
 
-	if (sk)
-		sk = bpf_sk_fullsock(sk);
-	if (sk && sk->type == SOCK_STREAM) {
+	if (sk) {
 		stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
-		if (!stamp || !(stamp->flags & KM_STAMP_HTTP)) {
+		if (stamp ? !(stamp->flags & KM_STAMP_HTTP) : !is_nobodys(sk)) {
 			*self = is_leg_port(p->dport);
 			return NULL;
 		}
+	}
+	if (stamp) {
 		if (!(p->flags & TCP_SYN) || stamp->flow.generation) {
 			f = lock_ref(stamp->flow.slot, stamp->flow.generation);
 			if (f)
 				return f;
+			if (is_there(stamp->flow.slot, stamp->flow.generation)) {
+				*busy = true;
+				return NULL;
+			}
 			if (!(p->flags & TCP_SYN)) {
 				count_event(KM_EVENT_LOST);
 				return NULL;
 			}
 		}
 	} else {
-		stamp = NULL;
 		*self = is_leg_port(p->dport);
 		if (p->flags & TCP_SYN)
 			return NULL;
@@ -351,24 +396,27 @@ static __noinline int send_to_self(struct __sk_buff *skb, struct packet *p)
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
-SEC("tc")
-int tc_egress(struct __sk_buff *skb)
+static __always_inline int egress(struct __sk_buff *skb)
 {
 	struct work *w = work_at(1);
+	struct limits *l = limits();
 	struct packet *p;
-	bool self = false;
+	bool self = false, busy = false;
 	struct flow *f;
 	int verdict;
 
-	if (!w)
+	if (!w || !l)
 		return TCX_NEXT;
 	p = &w->packet;
-	if (!read_packet(skb, p, true))
+	if (!read_packet(skb, p, true, !l->outward))
 		return TCX_NEXT;
-	f = flow_of(skb, p, &self);
+	f = flow_of(skb, p, &self, &busy);
+	if (busy)
+		return swallow(); /* the client repeats it */
 	if (!f)
 		return self ? send_to_self(skb, p) : TCX_NEXT;
-	mark_packet(&w->mark, p, f->leg);
+	if (f->flags & KM_FLOW_TRACE)
+		mark_packet(&w->mark, p, f->leg);
 	verdict = f->state == KM_FLOW_FREE ? first_syn(skb, p, f) : client_packet(skb, p, f);
 	if (verdict == GO_REPLY)
 		verdict = send_reply(skb, p, f);
@@ -378,10 +426,16 @@ int tc_egress(struct __sk_buff *skb)
 		verdict = send_held(skb, p, f);
 	else if (verdict == GO_FORWARD)
 		verdict = has_leg(f) || !(f->flags & KM_FLOW_IDLE) ? to_leg(skb, p, f) : swallow();
+	if (verdict == GO_KILL)
+		verdict = kill_flow(skb, p, f);
+	if (f->state == KM_FLOW_CLOSED)
+		check_over(f);
 	if (f->flags & KM_FLOW_TRACE)
 		trace_packet(f, p, verdict == TCX_NEXT ? KM_VERDICT_FORWARD : KM_VERDICT_CRAFT);
 	unlock_flow(f);
 	return verdict;
 }
+
+TC_PROGRAM(tc_egress, egress)
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -6,7 +6,10 @@
  * into the client's connection, if the leg is the current one, and answered here if it
  * is parked. Everything else is foreign: one comparison, and it goes on.
  */
+#include "older.h"
+#include "hint.h"
 #include "response.h"
+#include "synack.h"
 #include "trace.h"
 
 #define GO_REPLY 104 /* the answer is ready to be sent */
@@ -64,41 +67,6 @@ __noinline int parked_packet(struct __sk_buff *skb, struct packet *p, struct flo
 	return TCX_DROP;
 }
 
-struct syn_options {
-	struct __sk_buff *skb;
-	__u32 at;
-	__u32 end;
-	__u16 mss;
-	__u8 scale;
-	__u8 sack;
-	__u8 timestamps;
-	__u8 pad[3];
-};
-
-static long synack_option(__u32 i, struct syn_options *o)
-{
-	__u8 b[4] = {};
-
-	if (o->at >= o->end || bpf_skb_load_bytes(o->skb, o->at, b, 1) || b[0] == OPTION_END)
-		return 1;
-	if (b[0] == OPTION_NOP) {
-		o->at++;
-		return 0;
-	}
-	if (bpf_skb_load_bytes(o->skb, o->at, b, 2) || b[1] < 2)
-		return 1;
-	if (b[0] == OPTION_MSS && !bpf_skb_load_bytes(o->skb, o->at, b, 4))
-		o->mss = b[2] << 8 | b[3];
-	if (b[0] == OPTION_SCALE && !bpf_skb_load_bytes(o->skb, o->at, b, 3))
-		o->scale = b[2] > 14 ? 14 : b[2];
-	if (b[0] == OPTION_SACK_OK)
-		o->sack = 1;
-	if (b[0] == OPTION_TIMESTAMPS)
-		o->timestamps = 1;
-	o->at += b[1];
-	return 0;
-}
-
 /* A SYN-ACK: the leg is open. */
 __noinline int leg_opened(struct __sk_buff *skb, struct packet *p, struct flow *f, __u32 i)
 {
@@ -110,7 +78,8 @@ __noinline int leg_opened(struct __sk_buff *skb, struct packet *p, struct flow *
 	leg = leg_at(f, i);
 	o.at = p->l4 + 20;
 	o.end = p->l4 + p->tcp_len;
-	bpf_loop(KM_TCP_OPTIONS, synack_option, &o, 0);
+	if (!usual_synack(skb, p, &o))
+		bpf_loop(KM_TCP_OPTIONS, synack_option, &o, 0);
 	leg->state = KM_LEG_OPEN;
 	leg->mss = o.mss < 128 ? 128 : o.mss;
 	leg->una = p->ack;
@@ -212,7 +181,7 @@ static __always_inline int serve_leg(struct __sk_buff *skb, struct packet *p, st
 		f->requests++;
 		f->pending = 1;
 		f->heads = f->opening_head;
-		count_running(leg->endpoint, 1);
+		count_running(leg, 1);
 	}
 	return send_held(skb, p, f);
 }
@@ -232,7 +201,8 @@ __noinline int opening_packet(struct __sk_buff *skb, struct packet *p, struct fl
 			return TCX_DROP; /* not of this SYN */
 		/*
 		 * A challenge ACK: the endpoint still has the tuple. A sequence number
-		 * above all that it expects is taken (RFC 6191 and 9293, section 3.6.1).
+		 * above all that it expects is taken (RFC 6191 and 9293, section 3.6.1),
+		 * unless there is a timestamp that is older than what it knows.
 		 */
 		if (p->flags & TCP_SYN || leg->tries >= KM_CHALLENGES)
 			return TCX_DROP;
@@ -241,6 +211,10 @@ __noinline int opening_packet(struct __sk_buff *skb, struct packet *p, struct fl
 		{
 			__u32 isn = f->state == KM_FLOW_SYN ? f->client_isn : f->chosen - 1;
 
+			if (leg->flags & KM_LEG_TIMESTAMPS) {
+				leg->flags &= ~KM_LEG_TIMESTAMPS;
+				send_no_timestamps(f);
+			}
 			leg->dc = p->ack + 1000000 - isn;
 			leg->sent = isn + leg->dc + 1;
 			leg->una = leg->sent - 1;
@@ -283,7 +257,7 @@ static __always_inline bool hides_end(struct flow *f, struct leg *leg, __u32 end
 		return false;
 	/* It has not acknowledged a byte of the request: the client repeats it all. */
 	f->pending = 0;
-	count_running(leg->endpoint, -1);
+	count_running(leg, -1);
 	f->request.kind = KM_FRAME_HEAD;
 	f->request.pos = f->running;
 	return true;
@@ -341,6 +315,11 @@ static __always_inline int current_packet(struct __sk_buff *skb, struct packet *
 	}
 	if (p->flags & TCP_ACK && before(leg->una, p->ack) && !before(leg->sent, p->ack))
 		leg->una = p->ack;
+	if (f->flags & KM_FLOW_SENT && !(f->flags & KM_FLOW_RESPONSE) &&
+	    !before(leg->una, f->hold_base + f->hold_len + leg->dc)) {
+		free_hold(f); /* of a connection that may be idle from now on */
+		f->flags &= ~KM_FLOW_SENT;
+	}
 	if (p->len && !f->pin && before(f->response.pos, end + 1) &&
 	    follow_response(skb, p, f, begin))
 		return TCX_DROP;
@@ -382,7 +361,6 @@ static __always_inline int leg_packet(struct __sk_buff *skb, struct packet *p, s
 	struct leg *leg = leg_at(f, i);
 	int verdict;
 
-	f->seen = now_ms();
 	if (leg->state == KM_LEG_SYN) {
 		verdict = opening_packet(skb, p, f, i);
 		if (verdict)
@@ -396,52 +374,39 @@ static __always_inline int leg_packet(struct __sk_buff *skb, struct packet *p, s
 	return current_packet(skb, p, f, leg, i);
 }
 
-SEC("tc")
-int tc_ingress(struct __sk_buff *skb)
+static __always_inline int ingress(struct __sk_buff *skb)
 {
-	struct leg_key key = {};
 	struct work *w = work_at(0);
 	struct packet *p;
-	struct leg_ref *ref;
 	struct flow *f;
-	struct leg *leg;
-	__u32 i;
+	bool busy = false;
+	__u32 i = 0;
 	int verdict;
 
 	if (!w)
 		return TCX_NEXT;
 	p = &w->packet;
-	if (!read_packet(skb, p, false))
+	if (!read_packet(skb, p, false, false))
 		return TCX_NEXT;
-	key.pod = pod_of(skb);
-	key.family = p->family;
-	__builtin_memcpy(key.endpoint, p->src, 16);
-	key.port = p->sport;
-	key.leg_port = p->dport;
-	ref = bpf_map_lookup_elem(&km_legs, &key);
-	if (!ref)
-		return TCX_NEXT;
-	i = ref->leg;
-	f = lock_ref(ref->slot, ref->generation);
-	if (!f)
-		return TCX_NEXT;
-	leg = leg_at(f, i);
-	verdict = TCX_NEXT;
-	if (leg->leg_port != p->dport || leg->port != p->sport || leg->addr[0] != p->src[0] ||
-	    leg->addr[3] != p->src[3] || leg->state == KM_LEG_NONE)
-		goto out;
-	mark_packet(&w->mark, p, i);
+	f = leg_of(skb, p, &i, &busy);
+	if (!f) /* the pod's own TCP would answer with RST; the endpoint repeats it */
+		return busy ? TCX_DROP : TCX_NEXT;
+	if (f->flags & KM_FLOW_TRACE)
+		mark_packet(&w->mark, p, i);
 	verdict = leg_packet(skb, p, f, i);
 	if (verdict == GO_REPLY)
 		verdict = send_reply(skb, p, f);
+	if (f->state == KM_FLOW_CLOSED)
+		check_over(f);
 	if (f->flags & KM_FLOW_TRACE)
 		trace_packet(f, p,
 			     verdict == TCX_DROP   ? KM_VERDICT_DROP
 			     : verdict == TCX_NEXT ? KM_VERDICT_FORWARD
 						   : KM_VERDICT_CRAFT);
-out:
 	unlock_flow(f);
 	return verdict;
 }
+
+TC_PROGRAM(tc_ingress, ingress)
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -16,45 +16,53 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tcEgressMapKmActive     = "km_active"
-	tcEgressMapKmClusters   = "km_clusters"
-	tcEgressMapKmEnded      = "km_ended"
-	tcEgressMapKmEndpoints  = "km_endpoints"
-	tcEgressMapKmEvents     = "km_events"
-	tcEgressMapKmFlows      = "km_flows"
-	tcEgressMapKmFreeHolds  = "km_free_holds"
-	tcEgressMapKmFrontends  = "km_frontends"
-	tcEgressMapKmGuesses    = "km_guesses"
-	tcEgressMapKmHolds      = "km_holds"
-	tcEgressMapKmHosts      = "km_hosts"
-	tcEgressMapKmHttp       = "km_http"
-	tcEgressMapKmLegs       = "km_legs"
-	tcEgressMapKmLimits     = "km_limits"
-	tcEgressMapKmMarks      = "km_marks"
-	tcEgressMapKmNames      = "km_names"
-	tcEgressMapKmNone       = "km_none"
-	tcEgressMapKmPods       = "km_pods"
-	tcEgressMapKmPrefixes   = "km_prefixes"
-	tcEgressMapKmQuotas     = "km_quotas"
-	tcEgressMapKmRefusals   = "km_refusals"
-	tcEgressMapKmReplies    = "km_replies"
-	tcEgressMapKmRequests   = "km_requests"
-	tcEgressMapKmRoutes     = "km_routes"
-	tcEgressMapKmServices   = "km_services"
-	tcEgressMapKmShares     = "km_shares"
-	tcEgressMapKmSlabs      = "km_slabs"
-	tcEgressMapKmSlots      = "km_slots"
-	tcEgressMapKmStamps     = "km_stamps"
-	tcEgressMapKmState      = "km_state"
-	tcEgressMapKmStats      = "km_stats"
-	tcEgressMapKmTexts      = "km_texts"
-	tcEgressMapKmTombstones = "km_tombstones"
-	tcEgressMapKmTrace      = "km_trace"
-	tcEgressMapKmTuples     = "km_tuples"
-	tcEgressMapKmUdpPeers   = "km_udp_peers"
-	tcEgressMapKmVhosts     = "km_vhosts"
-	tcEgressMapKmWork       = "km_work"
-	tcEgressProgTcEgress    = "tc_egress"
+	tcEgressMapKmActive            = "km_active"
+	tcEgressMapKmClusters          = "km_clusters"
+	tcEgressMapKmEnded             = "km_ended"
+	tcEgressMapKmEndpoints         = "km_endpoints"
+	tcEgressMapKmEvents            = "km_events"
+	tcEgressMapKmFlows             = "km_flows"
+	tcEgressMapKmFreeHolds         = "km_free_holds"
+	tcEgressMapKmFrontends         = "km_frontends"
+	tcEgressMapKmGuesses           = "km_guesses"
+	tcEgressMapKmHolds             = "km_holds"
+	tcEgressMapKmHosts             = "km_hosts"
+	tcEgressMapKmHttp              = "km_http"
+	tcEgressMapKmLegs              = "km_legs"
+	tcEgressMapKmLimits            = "km_limits"
+	tcEgressMapKmMarks             = "km_marks"
+	tcEgressMapKmNames             = "km_names"
+	tcEgressMapKmNone              = "km_none"
+	tcEgressMapKmOlderGetpeername4 = "km_older_getpeername4"
+	tcEgressMapKmOlderGetpeername6 = "km_older_getpeername6"
+	tcEgressMapKmOlderRecvmsg4     = "km_older_recvmsg4"
+	tcEgressMapKmOlderRecvmsg6     = "km_older_recvmsg6"
+	tcEgressMapKmOlderSockOps      = "km_older_sock_ops"
+	tcEgressMapKmOlderTcEgress     = "km_older_tc_egress"
+	tcEgressMapKmOlderTcIngress    = "km_older_tc_ingress"
+	tcEgressMapKmOver              = "km_over"
+	tcEgressMapKmPods              = "km_pods"
+	tcEgressMapKmPrefixes          = "km_prefixes"
+	tcEgressMapKmQuotas            = "km_quotas"
+	tcEgressMapKmRefusals          = "km_refusals"
+	tcEgressMapKmReplies           = "km_replies"
+	tcEgressMapKmRequests          = "km_requests"
+	tcEgressMapKmRoutes            = "km_routes"
+	tcEgressMapKmServices          = "km_services"
+	tcEgressMapKmShares            = "km_shares"
+	tcEgressMapKmSlabs             = "km_slabs"
+	tcEgressMapKmSlots             = "km_slots"
+	tcEgressMapKmStamps            = "km_stamps"
+	tcEgressMapKmState             = "km_state"
+	tcEgressMapKmStats             = "km_stats"
+	tcEgressMapKmTexts             = "km_texts"
+	tcEgressMapKmTombstones        = "km_tombstones"
+	tcEgressMapKmTrace             = "km_trace"
+	tcEgressMapKmTuples            = "km_tuples"
+	tcEgressMapKmUdpPeers          = "km_udp_peers"
+	tcEgressMapKmVhosts            = "km_vhosts"
+	tcEgressMapKmWork              = "km_work"
+	tcEgressProgTcEgress           = "tc_egress"
 )
 
 // loadTcEgress returns the embedded CollectionSpec for tcEgress.
@@ -106,44 +114,52 @@ type tcEgressProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcEgressMapSpecs struct {
-	KmActive     *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters   *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEnded      *ebpf.MapSpec `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.MapSpec `ebpf:"km_events"`
-	KmFlows      *ebpf.MapSpec `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.MapSpec `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.MapSpec `ebpf:"km_guesses"`
-	KmHolds      *ebpf.MapSpec `ebpf:"km_holds"`
-	KmHosts      *ebpf.MapSpec `ebpf:"km_hosts"`
-	KmHttp       *ebpf.MapSpec `ebpf:"km_http"`
-	KmLegs       *ebpf.MapSpec `ebpf:"km_legs"`
-	KmLimits     *ebpf.MapSpec `ebpf:"km_limits"`
-	KmMarks      *ebpf.MapSpec `ebpf:"km_marks"`
-	KmNames      *ebpf.MapSpec `ebpf:"km_names"`
-	KmNone       *ebpf.MapSpec `ebpf:"km_none"`
-	KmPods       *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.MapSpec `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmReplies    *ebpf.MapSpec `ebpf:"km_replies"`
-	KmRequests   *ebpf.MapSpec `ebpf:"km_requests"`
-	KmRoutes     *ebpf.MapSpec `ebpf:"km_routes"`
-	KmServices   *ebpf.MapSpec `ebpf:"km_services"`
-	KmShares     *ebpf.MapSpec `ebpf:"km_shares"`
-	KmSlabs      *ebpf.MapSpec `ebpf:"km_slabs"`
-	KmSlots      *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps     *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState      *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats      *ebpf.MapSpec `ebpf:"km_stats"`
-	KmTexts      *ebpf.MapSpec `ebpf:"km_texts"`
-	KmTombstones *ebpf.MapSpec `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.MapSpec `ebpf:"km_trace"`
-	KmTuples     *ebpf.MapSpec `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.MapSpec `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.MapSpec `ebpf:"km_vhosts"`
-	KmWork       *ebpf.MapSpec `ebpf:"km_work"`
+	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
+	KmFlows             *ebpf.MapSpec `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.MapSpec `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.MapSpec `ebpf:"km_guesses"`
+	KmHolds             *ebpf.MapSpec `ebpf:"km_holds"`
+	KmHosts             *ebpf.MapSpec `ebpf:"km_hosts"`
+	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
+	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
+	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
+	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
+	KmNone              *ebpf.MapSpec `ebpf:"km_none"`
+	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.MapSpec `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.MapSpec `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.MapSpec `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.MapSpec `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.MapSpec `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.MapSpec `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.MapSpec `ebpf:"km_over"`
+	KmPods              *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.MapSpec `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmReplies           *ebpf.MapSpec `ebpf:"km_replies"`
+	KmRequests          *ebpf.MapSpec `ebpf:"km_requests"`
+	KmRoutes            *ebpf.MapSpec `ebpf:"km_routes"`
+	KmServices          *ebpf.MapSpec `ebpf:"km_services"`
+	KmShares            *ebpf.MapSpec `ebpf:"km_shares"`
+	KmSlabs             *ebpf.MapSpec `ebpf:"km_slabs"`
+	KmSlots             *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps            *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState             *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats             *ebpf.MapSpec `ebpf:"km_stats"`
+	KmTexts             *ebpf.MapSpec `ebpf:"km_texts"`
+	KmTombstones        *ebpf.MapSpec `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.MapSpec `ebpf:"km_trace"`
+	KmTuples            *ebpf.MapSpec `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.MapSpec `ebpf:"km_vhosts"`
+	KmWork              *ebpf.MapSpec `ebpf:"km_work"`
 }
 
 // tcEgressVariableSpecs contains global variables before they are loaded into the kernel.
@@ -172,44 +188,52 @@ func (o *tcEgressObjects) Close() error {
 //
 // It can be passed to loadTcEgressObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcEgressMaps struct {
-	KmActive     *ebpf.Map `ebpf:"km_active"`
-	KmClusters   *ebpf.Map `ebpf:"km_clusters"`
-	KmEnded      *ebpf.Map `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.Map `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.Map `ebpf:"km_events"`
-	KmFlows      *ebpf.Map `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.Map `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.Map `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.Map `ebpf:"km_guesses"`
-	KmHolds      *ebpf.Map `ebpf:"km_holds"`
-	KmHosts      *ebpf.Map `ebpf:"km_hosts"`
-	KmHttp       *ebpf.Map `ebpf:"km_http"`
-	KmLegs       *ebpf.Map `ebpf:"km_legs"`
-	KmLimits     *ebpf.Map `ebpf:"km_limits"`
-	KmMarks      *ebpf.Map `ebpf:"km_marks"`
-	KmNames      *ebpf.Map `ebpf:"km_names"`
-	KmNone       *ebpf.Map `ebpf:"km_none"`
-	KmPods       *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.Map `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.Map `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.Map `ebpf:"km_refusals"`
-	KmReplies    *ebpf.Map `ebpf:"km_replies"`
-	KmRequests   *ebpf.Map `ebpf:"km_requests"`
-	KmRoutes     *ebpf.Map `ebpf:"km_routes"`
-	KmServices   *ebpf.Map `ebpf:"km_services"`
-	KmShares     *ebpf.Map `ebpf:"km_shares"`
-	KmSlabs      *ebpf.Map `ebpf:"km_slabs"`
-	KmSlots      *ebpf.Map `ebpf:"km_slots"`
-	KmStamps     *ebpf.Map `ebpf:"km_stamps"`
-	KmState      *ebpf.Map `ebpf:"km_state"`
-	KmStats      *ebpf.Map `ebpf:"km_stats"`
-	KmTexts      *ebpf.Map `ebpf:"km_texts"`
-	KmTombstones *ebpf.Map `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.Map `ebpf:"km_trace"`
-	KmTuples     *ebpf.Map `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.Map `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.Map `ebpf:"km_vhosts"`
-	KmWork       *ebpf.Map `ebpf:"km_work"`
+	KmActive            *ebpf.Map `ebpf:"km_active"`
+	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmEnded             *ebpf.Map `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.Map `ebpf:"km_events"`
+	KmFlows             *ebpf.Map `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.Map `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.Map `ebpf:"km_guesses"`
+	KmHolds             *ebpf.Map `ebpf:"km_holds"`
+	KmHosts             *ebpf.Map `ebpf:"km_hosts"`
+	KmHttp              *ebpf.Map `ebpf:"km_http"`
+	KmLegs              *ebpf.Map `ebpf:"km_legs"`
+	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmMarks             *ebpf.Map `ebpf:"km_marks"`
+	KmNames             *ebpf.Map `ebpf:"km_names"`
+	KmNone              *ebpf.Map `ebpf:"km_none"`
+	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.Map `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.Map `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.Map `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.Map `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.Map `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.Map `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.Map `ebpf:"km_over"`
+	KmPods              *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.Map `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.Map `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.Map `ebpf:"km_refusals"`
+	KmReplies           *ebpf.Map `ebpf:"km_replies"`
+	KmRequests          *ebpf.Map `ebpf:"km_requests"`
+	KmRoutes            *ebpf.Map `ebpf:"km_routes"`
+	KmServices          *ebpf.Map `ebpf:"km_services"`
+	KmShares            *ebpf.Map `ebpf:"km_shares"`
+	KmSlabs             *ebpf.Map `ebpf:"km_slabs"`
+	KmSlots             *ebpf.Map `ebpf:"km_slots"`
+	KmStamps            *ebpf.Map `ebpf:"km_stamps"`
+	KmState             *ebpf.Map `ebpf:"km_state"`
+	KmStats             *ebpf.Map `ebpf:"km_stats"`
+	KmTexts             *ebpf.Map `ebpf:"km_texts"`
+	KmTombstones        *ebpf.Map `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.Map `ebpf:"km_trace"`
+	KmTuples            *ebpf.Map `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.Map `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.Map `ebpf:"km_vhosts"`
+	KmWork              *ebpf.Map `ebpf:"km_work"`
 }
 
 func (m *tcEgressMaps) Close() error {
@@ -231,6 +255,14 @@ func (m *tcEgressMaps) Close() error {
 		m.KmMarks,
 		m.KmNames,
 		m.KmNone,
+		m.KmOlderGetpeername4,
+		m.KmOlderGetpeername6,
+		m.KmOlderRecvmsg4,
+		m.KmOlderRecvmsg6,
+		m.KmOlderSockOps,
+		m.KmOlderTcEgress,
+		m.KmOlderTcIngress,
+		m.KmOver,
 		m.KmPods,
 		m.KmPrefixes,
 		m.KmQuotas,

@@ -16,45 +16,54 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tcIngressMapKmActive     = "km_active"
-	tcIngressMapKmClusters   = "km_clusters"
-	tcIngressMapKmEnded      = "km_ended"
-	tcIngressMapKmEndpoints  = "km_endpoints"
-	tcIngressMapKmEvents     = "km_events"
-	tcIngressMapKmFlows      = "km_flows"
-	tcIngressMapKmFreeHolds  = "km_free_holds"
-	tcIngressMapKmFrontends  = "km_frontends"
-	tcIngressMapKmGuesses    = "km_guesses"
-	tcIngressMapKmHolds      = "km_holds"
-	tcIngressMapKmHosts      = "km_hosts"
-	tcIngressMapKmHttp       = "km_http"
-	tcIngressMapKmLegs       = "km_legs"
-	tcIngressMapKmLimits     = "km_limits"
-	tcIngressMapKmMarks      = "km_marks"
-	tcIngressMapKmNames      = "km_names"
-	tcIngressMapKmNone       = "km_none"
-	tcIngressMapKmPods       = "km_pods"
-	tcIngressMapKmPrefixes   = "km_prefixes"
-	tcIngressMapKmQuotas     = "km_quotas"
-	tcIngressMapKmRefusals   = "km_refusals"
-	tcIngressMapKmReplies    = "km_replies"
-	tcIngressMapKmRequests   = "km_requests"
-	tcIngressMapKmRoutes     = "km_routes"
-	tcIngressMapKmServices   = "km_services"
-	tcIngressMapKmShares     = "km_shares"
-	tcIngressMapKmSlabs      = "km_slabs"
-	tcIngressMapKmSlots      = "km_slots"
-	tcIngressMapKmStamps     = "km_stamps"
-	tcIngressMapKmState      = "km_state"
-	tcIngressMapKmStats      = "km_stats"
-	tcIngressMapKmTexts      = "km_texts"
-	tcIngressMapKmTombstones = "km_tombstones"
-	tcIngressMapKmTrace      = "km_trace"
-	tcIngressMapKmTuples     = "km_tuples"
-	tcIngressMapKmUdpPeers   = "km_udp_peers"
-	tcIngressMapKmVhosts     = "km_vhosts"
-	tcIngressMapKmWork       = "km_work"
-	tcIngressProgTcIngress   = "tc_ingress"
+	tcIngressMapKmActive            = "km_active"
+	tcIngressMapKmClusters          = "km_clusters"
+	tcIngressMapKmEnded             = "km_ended"
+	tcIngressMapKmEndpoints         = "km_endpoints"
+	tcIngressMapKmEvents            = "km_events"
+	tcIngressMapKmFlows             = "km_flows"
+	tcIngressMapKmFreeHolds         = "km_free_holds"
+	tcIngressMapKmFrontends         = "km_frontends"
+	tcIngressMapKmGuesses           = "km_guesses"
+	tcIngressMapKmHints             = "km_hints"
+	tcIngressMapKmHolds             = "km_holds"
+	tcIngressMapKmHosts             = "km_hosts"
+	tcIngressMapKmHttp              = "km_http"
+	tcIngressMapKmLegs              = "km_legs"
+	tcIngressMapKmLimits            = "km_limits"
+	tcIngressMapKmMarks             = "km_marks"
+	tcIngressMapKmNames             = "km_names"
+	tcIngressMapKmNone              = "km_none"
+	tcIngressMapKmOlderGetpeername4 = "km_older_getpeername4"
+	tcIngressMapKmOlderGetpeername6 = "km_older_getpeername6"
+	tcIngressMapKmOlderRecvmsg4     = "km_older_recvmsg4"
+	tcIngressMapKmOlderRecvmsg6     = "km_older_recvmsg6"
+	tcIngressMapKmOlderSockOps      = "km_older_sock_ops"
+	tcIngressMapKmOlderTcEgress     = "km_older_tc_egress"
+	tcIngressMapKmOlderTcIngress    = "km_older_tc_ingress"
+	tcIngressMapKmOver              = "km_over"
+	tcIngressMapKmPods              = "km_pods"
+	tcIngressMapKmPrefixes          = "km_prefixes"
+	tcIngressMapKmQuotas            = "km_quotas"
+	tcIngressMapKmRefusals          = "km_refusals"
+	tcIngressMapKmReplies           = "km_replies"
+	tcIngressMapKmRequests          = "km_requests"
+	tcIngressMapKmRoutes            = "km_routes"
+	tcIngressMapKmServices          = "km_services"
+	tcIngressMapKmShares            = "km_shares"
+	tcIngressMapKmSlabs             = "km_slabs"
+	tcIngressMapKmSlots             = "km_slots"
+	tcIngressMapKmStamps            = "km_stamps"
+	tcIngressMapKmState             = "km_state"
+	tcIngressMapKmStats             = "km_stats"
+	tcIngressMapKmTexts             = "km_texts"
+	tcIngressMapKmTombstones        = "km_tombstones"
+	tcIngressMapKmTrace             = "km_trace"
+	tcIngressMapKmTuples            = "km_tuples"
+	tcIngressMapKmUdpPeers          = "km_udp_peers"
+	tcIngressMapKmVhosts            = "km_vhosts"
+	tcIngressMapKmWork              = "km_work"
+	tcIngressProgTcIngress          = "tc_ingress"
 )
 
 // loadTcIngress returns the embedded CollectionSpec for tcIngress.
@@ -106,44 +115,53 @@ type tcIngressProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcIngressMapSpecs struct {
-	KmActive     *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters   *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEnded      *ebpf.MapSpec `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.MapSpec `ebpf:"km_events"`
-	KmFlows      *ebpf.MapSpec `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.MapSpec `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.MapSpec `ebpf:"km_guesses"`
-	KmHolds      *ebpf.MapSpec `ebpf:"km_holds"`
-	KmHosts      *ebpf.MapSpec `ebpf:"km_hosts"`
-	KmHttp       *ebpf.MapSpec `ebpf:"km_http"`
-	KmLegs       *ebpf.MapSpec `ebpf:"km_legs"`
-	KmLimits     *ebpf.MapSpec `ebpf:"km_limits"`
-	KmMarks      *ebpf.MapSpec `ebpf:"km_marks"`
-	KmNames      *ebpf.MapSpec `ebpf:"km_names"`
-	KmNone       *ebpf.MapSpec `ebpf:"km_none"`
-	KmPods       *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.MapSpec `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmReplies    *ebpf.MapSpec `ebpf:"km_replies"`
-	KmRequests   *ebpf.MapSpec `ebpf:"km_requests"`
-	KmRoutes     *ebpf.MapSpec `ebpf:"km_routes"`
-	KmServices   *ebpf.MapSpec `ebpf:"km_services"`
-	KmShares     *ebpf.MapSpec `ebpf:"km_shares"`
-	KmSlabs      *ebpf.MapSpec `ebpf:"km_slabs"`
-	KmSlots      *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps     *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState      *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats      *ebpf.MapSpec `ebpf:"km_stats"`
-	KmTexts      *ebpf.MapSpec `ebpf:"km_texts"`
-	KmTombstones *ebpf.MapSpec `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.MapSpec `ebpf:"km_trace"`
-	KmTuples     *ebpf.MapSpec `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.MapSpec `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.MapSpec `ebpf:"km_vhosts"`
-	KmWork       *ebpf.MapSpec `ebpf:"km_work"`
+	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
+	KmFlows             *ebpf.MapSpec `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.MapSpec `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.MapSpec `ebpf:"km_guesses"`
+	KmHints             *ebpf.MapSpec `ebpf:"km_hints"`
+	KmHolds             *ebpf.MapSpec `ebpf:"km_holds"`
+	KmHosts             *ebpf.MapSpec `ebpf:"km_hosts"`
+	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
+	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
+	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
+	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
+	KmNone              *ebpf.MapSpec `ebpf:"km_none"`
+	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.MapSpec `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.MapSpec `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.MapSpec `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.MapSpec `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.MapSpec `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.MapSpec `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.MapSpec `ebpf:"km_over"`
+	KmPods              *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.MapSpec `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmReplies           *ebpf.MapSpec `ebpf:"km_replies"`
+	KmRequests          *ebpf.MapSpec `ebpf:"km_requests"`
+	KmRoutes            *ebpf.MapSpec `ebpf:"km_routes"`
+	KmServices          *ebpf.MapSpec `ebpf:"km_services"`
+	KmShares            *ebpf.MapSpec `ebpf:"km_shares"`
+	KmSlabs             *ebpf.MapSpec `ebpf:"km_slabs"`
+	KmSlots             *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps            *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState             *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats             *ebpf.MapSpec `ebpf:"km_stats"`
+	KmTexts             *ebpf.MapSpec `ebpf:"km_texts"`
+	KmTombstones        *ebpf.MapSpec `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.MapSpec `ebpf:"km_trace"`
+	KmTuples            *ebpf.MapSpec `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.MapSpec `ebpf:"km_vhosts"`
+	KmWork              *ebpf.MapSpec `ebpf:"km_work"`
 }
 
 // tcIngressVariableSpecs contains global variables before they are loaded into the kernel.
@@ -172,44 +190,53 @@ func (o *tcIngressObjects) Close() error {
 //
 // It can be passed to loadTcIngressObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcIngressMaps struct {
-	KmActive     *ebpf.Map `ebpf:"km_active"`
-	KmClusters   *ebpf.Map `ebpf:"km_clusters"`
-	KmEnded      *ebpf.Map `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.Map `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.Map `ebpf:"km_events"`
-	KmFlows      *ebpf.Map `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.Map `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.Map `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.Map `ebpf:"km_guesses"`
-	KmHolds      *ebpf.Map `ebpf:"km_holds"`
-	KmHosts      *ebpf.Map `ebpf:"km_hosts"`
-	KmHttp       *ebpf.Map `ebpf:"km_http"`
-	KmLegs       *ebpf.Map `ebpf:"km_legs"`
-	KmLimits     *ebpf.Map `ebpf:"km_limits"`
-	KmMarks      *ebpf.Map `ebpf:"km_marks"`
-	KmNames      *ebpf.Map `ebpf:"km_names"`
-	KmNone       *ebpf.Map `ebpf:"km_none"`
-	KmPods       *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.Map `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.Map `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.Map `ebpf:"km_refusals"`
-	KmReplies    *ebpf.Map `ebpf:"km_replies"`
-	KmRequests   *ebpf.Map `ebpf:"km_requests"`
-	KmRoutes     *ebpf.Map `ebpf:"km_routes"`
-	KmServices   *ebpf.Map `ebpf:"km_services"`
-	KmShares     *ebpf.Map `ebpf:"km_shares"`
-	KmSlabs      *ebpf.Map `ebpf:"km_slabs"`
-	KmSlots      *ebpf.Map `ebpf:"km_slots"`
-	KmStamps     *ebpf.Map `ebpf:"km_stamps"`
-	KmState      *ebpf.Map `ebpf:"km_state"`
-	KmStats      *ebpf.Map `ebpf:"km_stats"`
-	KmTexts      *ebpf.Map `ebpf:"km_texts"`
-	KmTombstones *ebpf.Map `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.Map `ebpf:"km_trace"`
-	KmTuples     *ebpf.Map `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.Map `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.Map `ebpf:"km_vhosts"`
-	KmWork       *ebpf.Map `ebpf:"km_work"`
+	KmActive            *ebpf.Map `ebpf:"km_active"`
+	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmEnded             *ebpf.Map `ebpf:"km_ended"`
+	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
+	KmEvents            *ebpf.Map `ebpf:"km_events"`
+	KmFlows             *ebpf.Map `ebpf:"km_flows"`
+	KmFreeHolds         *ebpf.Map `ebpf:"km_free_holds"`
+	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
+	KmGuesses           *ebpf.Map `ebpf:"km_guesses"`
+	KmHints             *ebpf.Map `ebpf:"km_hints"`
+	KmHolds             *ebpf.Map `ebpf:"km_holds"`
+	KmHosts             *ebpf.Map `ebpf:"km_hosts"`
+	KmHttp              *ebpf.Map `ebpf:"km_http"`
+	KmLegs              *ebpf.Map `ebpf:"km_legs"`
+	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmMarks             *ebpf.Map `ebpf:"km_marks"`
+	KmNames             *ebpf.Map `ebpf:"km_names"`
+	KmNone              *ebpf.Map `ebpf:"km_none"`
+	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
+	KmOlderGetpeername6 *ebpf.Map `ebpf:"km_older_getpeername6"`
+	KmOlderRecvmsg4     *ebpf.Map `ebpf:"km_older_recvmsg4"`
+	KmOlderRecvmsg6     *ebpf.Map `ebpf:"km_older_recvmsg6"`
+	KmOlderSockOps      *ebpf.Map `ebpf:"km_older_sock_ops"`
+	KmOlderTcEgress     *ebpf.Map `ebpf:"km_older_tc_egress"`
+	KmOlderTcIngress    *ebpf.Map `ebpf:"km_older_tc_ingress"`
+	KmOver              *ebpf.Map `ebpf:"km_over"`
+	KmPods              *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes          *ebpf.Map `ebpf:"km_prefixes"`
+	KmQuotas            *ebpf.Map `ebpf:"km_quotas"`
+	KmRefusals          *ebpf.Map `ebpf:"km_refusals"`
+	KmReplies           *ebpf.Map `ebpf:"km_replies"`
+	KmRequests          *ebpf.Map `ebpf:"km_requests"`
+	KmRoutes            *ebpf.Map `ebpf:"km_routes"`
+	KmServices          *ebpf.Map `ebpf:"km_services"`
+	KmShares            *ebpf.Map `ebpf:"km_shares"`
+	KmSlabs             *ebpf.Map `ebpf:"km_slabs"`
+	KmSlots             *ebpf.Map `ebpf:"km_slots"`
+	KmStamps            *ebpf.Map `ebpf:"km_stamps"`
+	KmState             *ebpf.Map `ebpf:"km_state"`
+	KmStats             *ebpf.Map `ebpf:"km_stats"`
+	KmTexts             *ebpf.Map `ebpf:"km_texts"`
+	KmTombstones        *ebpf.Map `ebpf:"km_tombstones"`
+	KmTrace             *ebpf.Map `ebpf:"km_trace"`
+	KmTuples            *ebpf.Map `ebpf:"km_tuples"`
+	KmUdpPeers          *ebpf.Map `ebpf:"km_udp_peers"`
+	KmVhosts            *ebpf.Map `ebpf:"km_vhosts"`
+	KmWork              *ebpf.Map `ebpf:"km_work"`
 }
 
 func (m *tcIngressMaps) Close() error {
@@ -223,6 +250,7 @@ func (m *tcIngressMaps) Close() error {
 		m.KmFreeHolds,
 		m.KmFrontends,
 		m.KmGuesses,
+		m.KmHints,
 		m.KmHolds,
 		m.KmHosts,
 		m.KmHttp,
@@ -231,6 +259,14 @@ func (m *tcIngressMaps) Close() error {
 		m.KmMarks,
 		m.KmNames,
 		m.KmNone,
+		m.KmOlderGetpeername4,
+		m.KmOlderGetpeername6,
+		m.KmOlderRecvmsg4,
+		m.KmOlderRecvmsg6,
+		m.KmOlderSockOps,
+		m.KmOlderTcEgress,
+		m.KmOlderTcIngress,
+		m.KmOver,
 		m.KmPods,
 		m.KmPrefixes,
 		m.KmQuotas,

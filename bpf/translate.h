@@ -17,6 +17,17 @@
 #define OPTION_SACK 5
 #define OPTION_TIMESTAMPS 8
 
+/*
+ * Whether the 20 bytes of a SYN's options, or of its answer's, are what Linux sends:
+ * MSS, SACK permitted, timestamps, no operation, window scale.
+ */
+static __always_inline bool are_usual(const __u8 *o)
+{
+	return o[0] == OPTION_MSS && o[1] == 4 && o[4] == OPTION_SACK_OK && o[5] == 2 &&
+	       o[6] == OPTION_TIMESTAMPS && o[7] == 10 && o[16] == OPTION_NOP &&
+	       o[17] == OPTION_SCALE && o[18] == 3;
+}
+
 /* The part of a TCP header that is rewritten: its first 18 bytes. */
 struct tcp_start {
 	__be16 sport;

@@ -135,6 +135,16 @@ func AddrOf(words [4]uint32, family uint8) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
+// FlowKeyOf is the key of a pod's connection.
+func FlowKeyOf(netnsCookie uint64, client, vip netip.AddrPort) FlowKey {
+	k := FlowKey{Pod: netnsCookie, ClientPort: PortWord(client.Port()), VipPort: PortWord(vip.Port())}
+	var family uint8
+	k.Client, family = AddrWords(client.Addr())
+	k.Vip, _ = AddrWords(vip.Addr())
+	k.Family = uint32(family)
+	return k
+}
+
 // PortWord returns a port as the maps hold it: in network order.
 func PortWord(port uint16) uint16 {
 	var b [2]byte

@@ -5,6 +5,7 @@
 
 #include "craft.h"
 #include "flow.h"
+#include "plain.h"
 
 /* What is to be done with a head. */
 struct decision_of {
@@ -24,7 +25,7 @@ struct decision_of {
 	__u8 method_done;
 	__u8 close; /* no other message follows */
 	__u8 has_length;
-	__u8 pad;
+	__u8 hashed; /* hash is the route's; else it is to be drawn */
 	__u16 status;
 };
 
@@ -42,7 +43,7 @@ struct answer {
 struct choice_of {
 	__be32 addr[4];
 	__be16 port;
-	__u16 pad;
+	__u16 counted; /* its cluster's policy asks for requests that run */
 	__u32 endpoint;
 	__u32 isn;   /* C: the client's bytes begin behind it */
 	__u32 tsval; /* of the SYN; 0: without timestamps */
@@ -69,6 +70,7 @@ struct work {
 	struct decision_of decision;
 	struct answer answer;
 	struct choice_of choice;
+	struct plain plain;
 	struct craft craft;
 	struct machine machine;
 	struct candidates found;

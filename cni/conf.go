@@ -9,14 +9,15 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"kmesh/cni/entry"
 	"kmesh/cni/optin"
 )
 
 // Defaults of the conflist entry's optional keys.
 const (
-	DefaultBPFFS    = "/sys/fs/bpf/kmesh"
-	DefaultRunDir   = "/run/kmesh"
-	DefaultStateDir = "/var/lib/kmesh"
+	DefaultBPFFS    = entry.DefaultBPFFS
+	DefaultRunDir   = entry.DefaultRunDir
+	DefaultStateDir = entry.DefaultStateDir
 )
 
 // conf is our conflist entry as it arrives on stdin. Keys of our own stay raw until an enrolled pod needs them: a mistake in them must not touch
@@ -29,6 +30,8 @@ type conf struct {
 	BPFFS    json.RawMessage `json:"bpffs"`
 	RunDir   json.RawMessage `json:"runDir"`
 	StateDir json.RawMessage `json:"stateDir"`
+
+	OnUnready json.RawMessage `json:"onUnready"`
 
 	Runtime json.RawMessage `json:"runtimeConfig"`
 
@@ -75,13 +78,29 @@ func dirOf(key string, raw json.RawMessage, def string) (string, error) {
 	}
 	var dir *string
 	if err := json.Unmarshal(raw, &dir); err != nil || dir == nil || !filepath.IsAbs(*dir) || filepath.Clean(*dir) == "/" {
-		shown := string(raw)
-		if len(shown) > 60 {
-			shown = shown[:60] + "..."
-		}
-		return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("conflist key %q of kmesh-cni is %s: set it to an absolute directory, or leave it out for %s", key, shown, def), "")
+		return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("conflist key %q of kmesh-cni is %s: set it to an absolute directory, or leave it out for %s", key, shown(raw), def), "")
 	}
 	return filepath.Clean(*dir), nil
+}
+
+// shown is a value as an error says it.
+func shown(raw json.RawMessage) string {
+	if len(raw) > 60 {
+		return string(raw[:60]) + "..."
+	}
+	return string(raw)
+}
+
+// passUnready says whether an enrolled pod starts ungoverned when the mesh is not ready: the pod's own word, else the entry's.
+func (c *call) passUnready(decision optin.Decision) (bool, error) {
+	if _, said := c.rt.annotations[optin.AnnotationOnUnready]; said || len(c.OnUnready) == 0 {
+		return decision.PassWhenUnready, nil
+	}
+	var value string
+	if err := json.Unmarshal(c.OnUnready, &value); err != nil || value != entry.Wait && value != entry.Pass {
+		return false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("conflist key \"onUnready\" of kmesh-cni is %s: set it to \"wait\" or \"pass\", or leave it out for wait", shown(c.OnUnready)), "")
+	}
+	return value == entry.Pass, nil
 }
 
 // stateDir is the state directory where it can be told: without it nobody is opted in by namespace.

@@ -89,6 +89,8 @@ func TestConfigurationErrors(t *testing.T) {
 		"bpffs the root":       {func(c *pluginCall) { c.extra = map[string]string{"bpffs": `"/"`} }, types.ErrInvalidNetworkConfig, `key "bpffs"`},
 		"runDir a number":      {func(c *pluginCall) { c.extra = map[string]string{"runDir": `7`} }, types.ErrInvalidNetworkConfig, `key "runDir"`},
 		"stateDir null":        {func(c *pluginCall) { c.extra = map[string]string{"stateDir": `null`} }, types.ErrInvalidNetworkConfig, `key "stateDir"`},
+		"onUnready unknown":    {func(c *pluginCall) { c.extra = map[string]string{"onUnready": `"maybe"`} }, types.ErrInvalidNetworkConfig, `key "onUnready"`},
+		"onUnready a number":   {func(c *pluginCall) { c.extra = map[string]string{"onUnready": `7`} }, types.ErrInvalidNetworkConfig, `key "onUnready"`},
 		"annotation a number": {func(c *pluginCall) {
 			c.extra = map[string]string{"runtimeConfig": `{"io.kubernetes.cri.pod-annotations":{"kmesh.net/enroll":1}}`}
 		}, types.ErrDecodingFailure, "kmesh.net/enroll is not a string"},

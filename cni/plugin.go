@@ -22,12 +22,13 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"kmesh/cni/entry"
 	"kmesh/cni/optin"
 	"kmesh/netns"
 )
 
 // Versions of the specification that the plugin speaks. A runtime drops a network whose plugin does not list the network's version.
-var Versions = version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+var Versions = version.PluginSupports(entry.Versions()...)
 
 // CodeAnnotation: a pod annotation of ours has a value that cannot be obeyed. The codes from 110 are package netns's.
 const CodeAnnotation = 115
@@ -210,6 +211,10 @@ func (c *call) enroll(args *skel.CmdArgs, decision optin.Decision) error {
 	if err != nil {
 		return err
 	}
+	pass, err := c.passUnready(decision)
+	if err != nil {
+		return err
+	}
 	if c.rt.cgroupErr != nil {
 		return c.rt.cgroupErr
 	}
@@ -224,9 +229,9 @@ func (c *call) enroll(args *skel.CmdArgs, decision optin.Decision) error {
 	case err == nil:
 		log.Info("pod enrolled", "reason", decision.Reason)
 		return nil // Enroll has recorded it
-	case decision.PassWhenUnready && netns.CodeOf(err) == netns.CodeNotReady:
+	case pass && netns.CodeOf(err) == netns.CodeNotReady:
 		outcome = netns.Passed
-		log.Warn("pod starts ungoverned, as its annotation "+optin.AnnotationOnUnready+" asks for", "error", err)
+		log.Warn("pod starts ungoverned, as "+optin.AnnotationOnUnready+" or the conflist's onUnready asks for", "error", err)
 	default:
 		outcome = netns.Failed
 		log.Error("pod not enrolled", "error", err)
@@ -276,7 +281,10 @@ func (p *plugin) check(args *skel.CmdArgs) error {
 	}
 	// Not one of ours, unless the pod itself asked for it: a namespace may have opted in after the pod was made.
 	decision, _, err := c.decide(args)
-	if err != nil || !decision.Enroll || decision.PassWhenUnready || c.rt.annotations[optin.AnnotationEnroll] != "true" {
+	if err != nil || !decision.Enroll {
+		return nil
+	}
+	if pass, err := c.passUnready(decision); err != nil || pass || c.rt.annotations[optin.AnnotationEnroll] != "true" {
 		return nil
 	}
 	return types.NewError(uint(netns.CodeNotReady), "the pod asks for enrolment and is not enrolled: recreate it, or let kmesh-helper enrol it", "")

@@ -251,6 +251,22 @@ func TestNotReadyPod(t *testing.T) {
 			e.must("STATUS", c.in("1.1.0"))
 			e.must("DEL", c)
 			wantOutcome(t, e, "c1", "")
+
+			// What the configuration says holds for pods that say nothing.
+			c = e.pod("c1", optedIn)
+			c.extra = map[string]string{"onUnready": `"pass"`}
+			if out := e.must("ADD", c); out != c.prevResult {
+				t.Errorf("ADD printed %q", out)
+			}
+			wantOutcome(t, e, "c1", netns.Passed)
+			e.must("CHECK", c)
+			e.must("DEL", c)
+			c.annotations = map[string]string{"kmesh.net/enroll": "true", "kmesh.net/on-unready": "wait"}
+			e.wantCode("ADD", c, uint(netns.CodeNotReady), "")
+			e.must("DEL", c)
+			c.annotations, c.extra = optedIn, map[string]string{"onUnready": `"wait"`}
+			e.wantCode("ADD", c, uint(netns.CodeNotReady), "")
+			e.must("DEL", c)
 		})
 	}
 }
@@ -320,7 +336,10 @@ func TestImportGraph(t *testing.T) {
 			ours[pkg] = true
 		}
 	}
-	want := map[string]bool{"kmesh/bpf": true, "kmesh/netns": true, "kmesh/cni": true, "kmesh/cni/optin": true, "kmesh/cni/kmesh-cni": true}
+	want := map[string]bool{
+		"kmesh/bpf": true, "kmesh/netns": true, "kmesh/netns/failpoint": true, "kmesh/cni": true, "kmesh/cni/entry": true,
+		"kmesh/cni/optin": true, "kmesh/cni/kmesh-cni": true,
+	}
 	if !maps.Equal(ours, want) {
 		t.Errorf("of ours it imports %v", ours)
 	}

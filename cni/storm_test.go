@@ -282,6 +282,10 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		if left := files(t, filepath.Join(e.bpffs, "pods")); err == nil && len(left) > 0 {
 			err = fmt.Errorf("bpffs has %v", left)
 		}
+		// A record that was being written goes when it is old enough to have been given up.
+		if left := files(t, filepath.Join(e.run, "pods")); err == nil && len(left) > 0 {
+			err = fmt.Errorf("records %v", left)
+		}
 		return err
 	})
 	before.namespaces = e.holdings().namespaces

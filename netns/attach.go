@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
+	"kmesh/netns/failpoint"
 )
 
 // programs are the pinned programs by hook, open.
@@ -47,17 +48,22 @@ func (n *Node) checkReady() error {
 		return fail(CodeNotReady, err, "%s is not on a bpf filesystem: run 'mount -t bpf bpf /sys/fs/bpf' on the node, then start kmesh-helper", short(n.opts.BPFFS))
 	}
 	state, err := bpf.ReadState(n.opts.BPFFS)
+	if err == nil && state.Phase == bpf.PhaseLive {
+		return nil
+	}
+	others, _ := bpf.Others(n.opts.BPFFS)
+	for _, o := range others {
+		if o.Live() {
+			return fail(CodeNotReady, nil, "kmesh-helper has ABI %d and this plugin %d: install the same version of both; the pod is tried again", o.ABI, bpf.ABI)
+		}
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fail(CodeNotReady, err, "kmesh is not loaded on this node (%s is empty): start kmesh-helper; the pod is tried again", short(n.opts.BPFFS))
 	case err != nil:
 		return fail(CodeNotReady, err, "the state word below %s cannot be read (%v): restart kmesh-helper", short(n.opts.BPFFS), err)
-	case state.ABI != bpf.ABI:
-		return fail(CodeNotReady, nil, "kmesh-helper has ABI %d and this plugin %d: install the same version of both", state.ABI, bpf.ABI)
-	case state.Phase != bpf.PhaseLive:
-		return fail(CodeNotReady, nil, "kmesh has no configuration yet: check kmesh-helper's xDS source; the pod is tried again, or set kmesh.net/on-unready: pass")
 	}
-	return nil
+	return fail(CodeNotReady, nil, "kmesh has no configuration yet: check kmesh-helper's xDS source; the pod is tried again, or set kmesh.net/on-unready: pass")
 }
 
 // attachCgroup makes sure that the hook's program is attached to the cgroup by the pinned link at path, once. It runs under the cgroup's lock.
@@ -65,6 +71,9 @@ func attachCgroup(tx *undo, dir *cgroupDir, h bpf.Hook, prog *ebpf.Program, path
 	live := func(i *link.Info) bool { return i.Cgroup() != nil && i.Cgroup().CgroupId == dir.inode }
 	if kept, err := reuse(tx, path, prog, live); kept || err != nil {
 		return err
+	}
+	if err := failpoint.Here("attach to cgroup"); err != nil {
+		return attachError(err, h.Name, dir.path)
 	}
 	l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: prog, Attach: h.Attach})
 	if err != nil {
@@ -79,6 +88,9 @@ func attachTCX(tx *undo, index int, h bpf.Hook, prog *ebpf.Program, path string)
 	live := func(i *link.Info) bool { return i.TCX() != nil && i.TCX().Ifindex == uint32(index) }
 	if kept, err := reuse(tx, path, prog, live); kept || err != nil {
 		return err
+	}
+	if err := failpoint.Here("attach tcx"); err != nil {
+		return fmt.Errorf("attach %s to interface %d: %w", h.Name, index, err)
 	}
 	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: h.Attach})
 	if err != nil {
@@ -117,11 +129,14 @@ func update(tx *undo, l link.Link, info *link.Info, path string, prog *ebpf.Prog
 	if id, _ := want.ID(); id == info.Program {
 		return nil
 	}
-	old, err := ebpf.NewProgramFromID(info.Program)
+	old, err := programByID(info.Program)
 	if err != nil {
 		return fmt.Errorf("open program %d of link %s: %w", info.Program, path, err)
 	}
-	if err := l.Update(prog); err != nil {
+	if err = failpoint.Here("update link"); err == nil {
+		err = l.Update(prog)
+	}
+	if err != nil {
 		old.Close()
 		return fmt.Errorf("update link %s: %w", path, err)
 	}
@@ -138,6 +153,9 @@ func update(tx *undo, l link.Link, info *link.Info, path string, prog *ebpf.Prog
 }
 
 func pin(tx *undo, l link.Link, path string, undo func(string) error) error {
+	if err := failpoint.Here("pin"); err != nil {
+		return fmt.Errorf("pin link %s: %w", path, err)
+	}
 	if err := l.Pin(path); err != nil {
 		return fmt.Errorf("pin link %s: %w", path, err)
 	}
@@ -149,6 +167,10 @@ func pin(tx *undo, l link.Link, path string, undo func(string) error) error {
 // program would run beside its successor. An interface's link is only removed: it refuses a second one, and detaching it waits for all CPUs.
 func unpin(path string) error {
 	if l, err := link.LoadPinnedLink(path, nil); err == nil {
+		if err := failpoint.Here("detach"); err != nil {
+			l.Close()
+			return err
+		}
 		_ = l.Detach() // a severed link has nothing to detach from
 		l.Close()
 	}
@@ -201,7 +223,7 @@ func (u *undo) close() {
 func (u *undo) mkdir(dir, top string) error {
 	made, err := mkdir(dir)
 	if err != nil {
-		return fmt.Errorf("make %s: %w", dir, err)
+		return errors.Join(fmt.Errorf("make %s: %w", dir, err), prune(filepath.Dir(dir), top)) // the parents may have been made
 	}
 	if made {
 		u.add(func() error { return prune(dir, top) })

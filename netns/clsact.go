@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
+	"kmesh/netns/failpoint"
 )
 
 // Filters of ours on a clsact qdisc, for kernels without TCX. They are no links: they live and die with the interface, and a marker directory says
@@ -47,7 +48,11 @@ func filterOf(index int, h bpf.Hook) *netlink.BpfFilter {
 func attachClsact(tx *undo, index int, progs programs, hadQdisc, hadFilters bool) error {
 	if !hadQdisc {
 		qdisc := clsactQdisc(index)
-		if err := netlink.QdiscAdd(qdisc); err != nil {
+		err := failpoint.Here("add qdisc")
+		if err == nil {
+			err = netlink.QdiscAdd(qdisc)
+		}
+		if err != nil {
 			return fmt.Errorf("add clsact to interface %d: %w", index, err)
 		}
 		tx.add(func() error { return netlink.QdiscDel(qdisc) })
@@ -55,7 +60,11 @@ func attachClsact(tx *undo, index int, progs programs, hadQdisc, hadFilters bool
 	for _, h := range bpf.TCHooks {
 		filter := filterOf(index, h)
 		filter.Fd = progs[h.Name].FD()
-		if err := netlink.FilterReplace(filter); err != nil {
+		err := failpoint.Here("add filter")
+		if err == nil {
+			err = netlink.FilterReplace(filter)
+		}
+		if err != nil {
 			return fmt.Errorf("attach %s to clsact of interface %d: %w", h.Name, index, err)
 		}
 		if !hadFilters {
@@ -129,6 +138,9 @@ func detachClsact(index int, ownQdisc bool) error {
 		}
 		foreign += others
 		for range ours {
+			if err := failpoint.Here("remove filter"); err != nil {
+				return fmt.Errorf("remove filter of interface %d: %w", index, err)
+			}
 			if err := netlink.FilterDel(filterOf(index, h)); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("remove filter of interface %d: %w", index, err)
 			}
@@ -136,6 +148,9 @@ func detachClsact(index int, ownQdisc bool) error {
 	}
 	if !ownQdisc || foreign > 0 {
 		return nil
+	}
+	if err := failpoint.Here("remove qdisc"); err != nil {
+		return fmt.Errorf("remove clsact of interface %d: %w", index, err)
 	}
 	if err := netlink.QdiscDel(clsactQdisc(index)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("remove clsact of interface %d: %w", index, err)

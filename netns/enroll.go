@@ -11,22 +11,37 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"kmesh/bpf"
+	"kmesh/netns/failpoint"
 )
 
 // Enroll attaches the programs to the pod and pins the links. It may be repeated. When the pod's cgroup already has links, of an older sandbox, they are
 // taken over. An error leaves what was there before, and is an *Error with a code where a caller can do something about it.
 func (n *Node) Enroll(ctx context.Context, req Request) (Pod, error) {
-	if err := n.enroll(ctx, req); err != nil {
+	return n.enrollAndRecord(ctx, req, false)
+}
+
+// Repair is Enroll for an attachment that is enrolled and is not as it was. One that is released, or whose cgroup a newer sandbox has taken over, is left
+// alone, with ErrNotEnrolled; one that drains goes on draining.
+func (n *Node) Repair(ctx context.Context, req Request) (Pod, error) {
+	return n.enrollAndRecord(ctx, req, true)
+}
+
+func (n *Node) enrollAndRecord(ctx context.Context, req Request, repair bool) (Pod, error) {
+	if err := n.enroll(ctx, req, repair); err != nil {
 		return Pod{}, err
 	}
 	// The record is for people; the enrolment stands without it.
 	_ = n.Record(ctx, req, Enrolled, "")
+	if err := failpoint.Here("end"); err != nil {
+		return Pod{}, fmt.Errorf("enrol: %w", err)
+	}
 	return n.Get(ctx, req.Attachment)
 }
 
@@ -43,12 +58,17 @@ type enrolment struct {
 	index  int // of the interface
 	addrs  []netip.Addr
 	was    markers // what an earlier enrolment left; zero if there was none
+	repair bool    // nobody asks for it anew
+	moved  bool    // dropStale has released what there was
 }
 
-func (n *Node) enroll(ctx context.Context, req Request) (err error) {
-	e := &enrolment{ctx: ctx, Node: n, Request: req}
+func (n *Node) enroll(ctx context.Context, req Request, repair bool) (err error) {
+	e := &enrolment{ctx: ctx, Node: n, Request: req, repair: repair}
 	defer e.close()
 	if e.dir, err = n.podDir(req.Attachment); err != nil {
+		return fmt.Errorf("enrol: %w", err)
+	}
+	if err := failpoint.Here("begin"); err != nil {
 		return fmt.Errorf("enrol: %w", err)
 	}
 	if err := n.checkReady(); err != nil {
@@ -104,8 +124,11 @@ func (e *enrolment) readInterface() (err error) {
 // dropStale removes what this attachment has of another cgroup or namespace, or unfinished: it cannot be in two places.
 func (e *enrolment) dropStale(ctx context.Context) error {
 	was, err := readMarkers(e.dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !e.repair {
 		return nil
+	}
+	if errors.Is(err, fs.ErrNotExist) || err == nil && e.repair && !was.ready {
+		return fmt.Errorf("repair %s: %w", e.Attachment, ErrNotEnrolled)
 	}
 	if err != nil {
 		return fmt.Errorf("enrol: %w", err)
@@ -113,12 +136,36 @@ func (e *enrolment) dropStale(ctx context.Context) error {
 	if was.ready && was.cgroup == e.cgroup.inode && was.netns == e.netns.cookie {
 		return nil
 	}
+	e.moved = true
 	return e.release(ctx, e.Attachment, e.NetnsPath)
+}
+
+// stillOurs looks again, under the lock, whether there is something to repair.
+func (e *enrolment) stillOurs() error {
+	if !e.repair {
+		return nil
+	}
+	id, err := escape(e.ContainerID)
+	if err != nil {
+		return err
+	}
+	owners, err := names(e.ownersDir(e.cgroup.inode))
+	if err != nil {
+		return err
+	}
+	was, err := readMarkers(e.dir)
+	if ignoreMissing(err) != nil {
+		return fmt.Errorf("repair: %w", err)
+	}
+	if !e.moved && !was.ready || len(owners) > 0 && !slices.Contains(owners, id) {
+		return fmt.Errorf("repair %s: %w", e.Attachment, ErrNotEnrolled)
+	}
+	return nil
 }
 
 // run does the work under the cgroup's lock. Each step adds how it is taken back.
 func (e *enrolment) run(ctx context.Context) error {
-	steps := []func() error{e.mark, e.putPod, e.attachCgroup, e.attachTC, e.claim, e.finish}
+	steps := []func() error{e.stillOurs, e.mark, e.putPod, e.attachCgroup, e.attachTC, e.claim, e.finish}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("enrol %s: %w", e.Attachment, err)
@@ -146,7 +193,7 @@ func (e *enrolment) mark() error {
 }
 
 // putPod enters the pod into the table that the programs look pods up in. An entry that is there belongs to another attachment of this sandbox, or to
-// an earlier enrolment of this one, and the helper may have given it a scope since: it stays.
+// an earlier enrolment of this one, and the helper may have given it a scope since: it stays, but for that of a pod which had opted out.
 func (e *enrolment) putPod() error {
 	pods, err := bpf.OpenPods(e.opts.BPFFS)
 	if err != nil {
@@ -159,12 +206,16 @@ func (e *enrolment) putPod() error {
 		return err
 	}
 	if e.was.ready || len(of) > 1 {
-		all, err := pods.List()
+		old, ok, err := pods.Get(e.netns.cookie)
 		if err != nil {
 			return fmt.Errorf("enrol: %w", err)
 		}
-		if _, ok := all[e.netns.cookie]; ok {
+		if ok && (old.Scope != bpf.ScopeNone || e.repair) {
 			return nil
+		}
+		if ok {
+			e.add(func() error { return bpf.SetPodScope(e.opts.BPFFS, e.netns.cookie, bpf.ScopeNone) })
+			return bpf.SetPodScope(e.opts.BPFFS, e.netns.cookie, 0)
 		}
 	}
 	pod := bpf.Pod{}
@@ -176,7 +227,14 @@ func (e *enrolment) putPod() error {
 			pod.IPv6 = a
 		}
 	}
+	if err := failpoint.Here("put pod"); err != nil {
+		return fmt.Errorf("enrol: %w", err)
+	}
 	if err := pods.Put(e.netns.cookie, pod); err != nil {
+		var full *bpf.FullError
+		if errors.As(err, &full) {
+			return fail(CodeFull, err, "%v: check that kmesh-helper runs, which removes those that are gone, or move pods to another node; the pod is tried again", full)
+		}
 		return fmt.Errorf("enrol: %w", err)
 	}
 	e.add(func() error { return pods.Delete(e.netns.cookie) })
@@ -251,6 +309,9 @@ func (e *enrolment) takeTC(h bpf.Hook) error {
 			continue
 		}
 		from, to := hookPath(dir, h), hookPath(e.dir, h)
+		if err := failpoint.Here("take over link"); err != nil {
+			return fmt.Errorf("take over %s: %w", from, err)
+		}
 		switch err := os.Rename(from, to); {
 		case err == nil:
 			e.add(func() error { return os.Rename(to, from) })

@@ -337,3 +337,30 @@ func removeAll(t testing.TB, path string) {
 		t.Fatal(err)
 	}
 }
+
+// A full table of pods is named, with its size, and leaves nothing of the pod.
+func TestFullTableOfPods(t *testing.T) {
+	n := newNode(t)
+	if err := os.Remove(bpf.MapPath(n.bpffs, "km_pods")); err != nil {
+		t.Fatal(err)
+	}
+	rt, err := bpf.Load(bpf.LoadOptions{BPFFS: n.bpffs, MaxEntries: map[string]uint32{"km_pods": 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	n.enroll(n.pod("c1"))
+	r := n.pod("c2")
+	n.enroll(r)
+	before := n.tree()
+	late := n.pod("c3")
+	_, err = n.Enroll(ctx, late)
+	if CodeOf(err) != CodeFull || !strings.Contains(err.Error(), "holds 2 pods and is full") {
+		t.Errorf("the third of two pods: %v", err)
+	}
+	n.wantTree(before, "after that")
+	if err := n.Release(ctx, r.Attachment); err != nil {
+		t.Fatal(err)
+	}
+	n.enroll(late)
+}

@@ -22,6 +22,8 @@ const (
 	CodeUnsupported Code = 113
 	// CodeForeign: cgroup programs of somebody else leave no room for ours.
 	CodeForeign Code = 114
+	// CodeFull: a table of the programs has no room for the pod. 115 is package cni's.
+	CodeFull Code = 116
 )
 
 // maxMessage bounds a message: kubelet shows it in a pod event.

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
 )
@@ -40,13 +41,14 @@ func (n *Node) List(ctx context.Context) ([]Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	tags := make(map[ebpf.ProgramID]string)
+	l := newLook()
+	defer l.close()
 	var out []Pod
 	for _, a := range all {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("list pods: %w", err)
 		}
-		p, err := n.inspect(a, tags)
+		p, err := n.inspect(a, l)
 		if errors.Is(err, ErrNotEnrolled) {
 			continue // released meanwhile
 		}
@@ -60,10 +62,37 @@ func (n *Node) List(ctx context.Context) ([]Pod, error) {
 
 // Get gives one attachment as the kernel has it. The error wraps ErrNotEnrolled when there is none.
 func (n *Node) Get(_ context.Context, a Attachment) (Pod, error) {
-	return n.inspect(a, make(map[ebpf.ProgramID]string))
+	l := newLook()
+	defer l.close()
+	return n.inspect(a, l)
 }
 
-func (n *Node) inspect(a Attachment, tags map[ebpf.ProgramID]string) (Pod, error) {
+// look is what a look at pods needs to know only once. It asks for nothing before there is an attachment: of a pod that is not enrolled the kernel is not asked.
+type look struct {
+	tags   map[ebpf.ProgramID]string
+	opened bool
+	pods   *bpf.Pods // nil while this layout's table is not the one that is used
+}
+
+func newLook() *look { return &look{tags: make(map[ebpf.ProgramID]string)} }
+
+func (l *look) open(bpffs string) {
+	if l.opened {
+		return
+	}
+	l.opened = true
+	if state, err := bpf.ReadState(bpffs); err == nil && state.Phase == bpf.PhaseLive {
+		l.pods, _ = bpf.OpenPods(bpffs)
+	}
+}
+
+func (l *look) close() {
+	if l.pods != nil {
+		l.pods.Close()
+	}
+}
+
+func (n *Node) inspect(a Attachment, l *look) (Pod, error) {
 	p := Pod{Request: Request{Attachment: a}}
 	dir, err := n.podDir(a)
 	if err != nil {
@@ -93,7 +122,7 @@ func (n *Node) inspect(a Attachment, tags map[ebpf.ProgramID]string) (Pod, error
 	}
 	p.Owner = slices.Contains(owners, id)
 	for _, h := range bpf.CgroupHooks {
-		if err := p.addLink(hookPath(n.cgroupDir(p.Cgroup), h), h, tags); err != nil {
+		if err := p.addLink(hookPath(n.cgroupDir(p.Cgroup), h), h, l.tags); err != nil {
 			return p, err
 		}
 	}
@@ -101,14 +130,31 @@ func (n *Node) inspect(a Attachment, tags map[ebpf.ProgramID]string) (Pod, error
 		err = n.addFilters(&p, m)
 	} else {
 		for _, h := range bpf.TCHooks {
-			err = errors.Join(err, p.addLink(hookPath(dir, h), h, tags))
+			err = errors.Join(err, p.addLink(hookPath(dir, h), h, l.tags))
 		}
 	}
 	if err != nil {
 		return p, err
 	}
 	n.checkInode(&p)
-	return p, nil
+	return p, l.checkTable(n.opts.BPFFS, &p)
+}
+
+// checkTable looks for the pod in the table by which the programs know it.
+func (l *look) checkTable(bpffs string, p *Pod) error {
+	l.open(bpffs)
+	if l.pods == nil || !p.Ready {
+		return nil
+	}
+	pod, ok, err := l.pods.Get(p.NetnsCookie)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		p.Drift = append(p.Drift, "the table of pods does not have it")
+	}
+	p.Draining = ok && pod.Scope == bpf.ScopeNone
+	return nil
 }
 
 // addLink reads one pinned link and judges it.
@@ -151,7 +197,7 @@ func tagOf(id ebpf.ProgramID, tags map[ebpf.ProgramID]string) string {
 		return tag
 	}
 	tag := ""
-	if prog, err := ebpf.NewProgramFromID(id); err == nil {
+	if prog, err := programByID(id); err == nil {
 		if info, err := prog.Info(); err == nil {
 			tag = info.Tag
 		}
@@ -185,8 +231,13 @@ func (n *Node) addFilters(p *Pod, m markers) error {
 	})
 }
 
-// checkInode sees a cgroup that was made anew at the same path: the links are on the old one.
+// checkInode sees a cgroup that is gone, some time before its links say so, and one that was made anew at the same path: the links are on the old one.
 func (n *Node) checkInode(p *Pod) {
+	if dir, err := n.finder.openInode(p.Cgroup); err == nil {
+		dir.Close()
+	} else if errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOENT) {
+		p.Drift = append(p.Drift, fmt.Sprintf("cgroup %d is gone", p.Cgroup))
+	}
 	if p.CgroupPath == "" || p.UID == "" {
 		return
 	}
@@ -198,98 +249,6 @@ func (n *Node) checkInode(p *Pod) {
 	if dir.inode != p.Cgroup {
 		p.Drift = append(p.Drift, fmt.Sprintf("the pod's cgroup is %d now, the links are on %d", dir.inode, p.Cgroup))
 	}
-}
-
-// Upgrade puts the programs that progs gives into every link that has another one, each link at once: no packet and no connection meets a gap. Filters
-// of kernels without TCX are replaced where their namespace can be found. It goes on after errors.
-func (n *Node) Upgrade(ctx context.Context, progs func(hook string) (*ebpf.Program, error)) error {
-	loaded := make(programs)
-	var paths []struct {
-		hook bpf.Hook
-		path string
-	}
-	add := func(dir string, hooks []bpf.Hook) {
-		for _, h := range hooks {
-			paths = append(paths, struct {
-				hook bpf.Hook
-				path string
-			}{h, hookPath(dir, h)})
-		}
-	}
-	for _, hooks := range [][]bpf.Hook{bpf.CgroupHooks, bpf.TCHooks} {
-		for _, h := range hooks {
-			prog, err := progs(h.Name)
-			if err != nil {
-				return fmt.Errorf("upgrade: program %s: %w", h.Name, err)
-			}
-			loaded[h.Name] = prog
-		}
-	}
-	inodes, err := n.cgroups()
-	if err != nil {
-		return fmt.Errorf("upgrade: %w", err)
-	}
-	for _, inode := range inodes {
-		add(n.cgroupDir(inode), bpf.CgroupHooks)
-	}
-	all, err := n.attachments()
-	if err != nil {
-		return fmt.Errorf("upgrade: %w", err)
-	}
-	var errs []error
-	for _, a := range all {
-		dir, err := n.podDir(a)
-		if err != nil {
-			return fmt.Errorf("upgrade: %w", err)
-		}
-		add(dir, bpf.TCHooks)
-		errs = append(errs, n.upgradeClsact(a, dir, loaded))
-	}
-	for _, p := range paths {
-		if err := ctx.Err(); err != nil {
-			return errors.Join(append(errs, fmt.Errorf("upgrade: %w", err))...)
-		}
-		errs = append(errs, upgradeLink(p.path, loaded[p.hook.Name]))
-	}
-	return errors.Join(errs...)
-}
-
-func upgradeLink(path string, prog *ebpf.Program) error {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("upgrade %s: %w", path, err)
-	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return fmt.Errorf("upgrade %s: %w", path, err)
-	}
-	if c, t := info.Cgroup(), info.TCX(); c != nil && c.CgroupId == 0 || t != nil && t.Ifindex == 0 {
-		return nil // severed: the sweep's
-	}
-	var tx undo
-	defer tx.close()
-	return update(&tx, l, info, path, prog)
-}
-
-func (n *Node) upgradeClsact(a Attachment, dir string, progs programs) error {
-	m, err := readMarkers(dir)
-	if err != nil || m.clsact == 0 {
-		return ignoreMissing(err)
-	}
-	pod, err := n.netnsOf(a, m, "")
-	if err != nil || pod == nil {
-		return err
-	}
-	defer pod.Close()
-	return pod.Do(func(ns.NetNS) error {
-		var tx undo
-		defer tx.close()
-		return attachClsact(&tx, m.clsact, progs, true, true)
-	})
 }
 
 // Uninstall releases every attachment and removes what is left of ours, claimed or not. Programs and maps are their owner's to remove.

@@ -10,11 +10,16 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"kmesh/netns/failpoint"
 )
 
 // lock takes the exclusive lock of a cgroup's directory. It is the kernel's queue, not a poll, so that many waiters are served in turn.
 func lock(ctx context.Context, dir *os.File) (unlock func(), err error) {
 	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("lock cgroup %s: %w", dir.Name(), err)
+	}
+	if err := failpoint.Here("lock"); err != nil {
 		return nil, fmt.Errorf("lock cgroup %s: %w", dir.Name(), err)
 	}
 	// A descriptor of its own: the lock belongs to the open file, and goes with it, whoever waits for it still.

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kmesh/netns/failpoint"
 )
 
 // Attachment is CNI's key of one interface of one sandbox. Names of pods are never keys: they come back with another pod behind them.
@@ -73,10 +75,11 @@ type Link struct {
 // Pod is one attachment as the kernel has it; the names come from its record, if there is one.
 type Pod struct {
 	Request
-	Cgroup      uint64    `json:"cgroup"`      // inode of the cgroup
-	NetnsCookie uint64    `json:"netnsCookie"` // key in the pods map
-	Ready       bool      `json:"ready"`       // the enrolment was finished
-	Owner       bool      `json:"owner"`       // owns the cgroup's links; false after a newer sandbox took over
+	Cgroup      uint64    `json:"cgroup"`             // inode of the cgroup
+	NetnsCookie uint64    `json:"netnsCookie"`        // key in the pods map
+	Ready       bool      `json:"ready"`              // the enrolment was finished
+	Owner       bool      `json:"owner"`              // owns the cgroup's links; false after a newer sandbox took over
+	Draining    bool      `json:"draining,omitempty"` // opted out: what it opens is not governed, what is open goes on
 	Links       []Link    `json:"links"`
 	Drift       []string  `json:"drift,omitempty"` // what is not as it was enrolled, in words
 	Time        time.Time `json:"time,omitzero"`
@@ -167,7 +170,13 @@ func readMarkers(dir string) (markers, error) {
 // mkdir makes a directory with its parents, and again when somebody tidied a parent away meanwhile. made says whether the last one is new.
 func mkdir(dir string) (made bool, err error) {
 	for range 100 {
-		if err = os.MkdirAll(filepath.Dir(dir), 0o700); err == nil {
+		if err = failpoint.Here("make parents"); err == nil {
+			err = os.MkdirAll(filepath.Dir(dir), 0o700)
+		}
+		if err == nil {
+			err = failpoint.Here("make directory")
+		}
+		if err == nil {
 			err = os.Mkdir(dir, 0o700)
 		}
 		switch {
@@ -184,6 +193,9 @@ func mkdir(dir string) (made bool, err error) {
 
 // remove removes one entry; that it is not there is as good.
 func remove(path string) error {
+	if err := failpoint.Here("remove"); err != nil {
+		return err
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 		return err
 	}

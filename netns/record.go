@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kmesh/netns/failpoint"
 )
 
 // Outcome of an attempt to enrol.
@@ -63,13 +65,24 @@ func (n *Node) Record(_ context.Context, req Request, outcome Outcome, reason st
 	}
 	// Renamed into place, so that a reader never sees half of one. Locked until then, so
 	// that a sweep knows one whose writer was killed.
+	if err := failpoint.Here("make record"); err != nil {
+		return fmt.Errorf("record of %s: %w", req.Attachment, err)
+	}
 	tmp, err := os.CreateTemp(n.recordsDir(), unfinishedRecord)
 	if err != nil {
 		return fmt.Errorf("record of %s: %w", req.Attachment, err)
 	}
-	err = unix.Flock(int(tmp.Fd()), unix.LOCK_EX)
+	if err = failpoint.Here("lock record"); err == nil {
+		err = unix.Flock(int(tmp.Fd()), unix.LOCK_EX)
+	}
+	if err == nil {
+		err = failpoint.Here("write record")
+	}
 	if err == nil {
 		_, err = tmp.Write(append(data, '\n'))
+	}
+	if err == nil {
+		err = failpoint.Here("rename record")
 	}
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
@@ -100,7 +113,11 @@ func (n *Node) sweepUnfinished() error {
 			continue // finished meanwhile
 		}
 		st, err := f.Stat()
-		if err == nil && time.Since(st.ModTime()) > justMade && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		var age time.Duration
+		if err == nil {
+			age = time.Since(st.ModTime()).Abs() // one of the future was made before the clock was set back
+		}
+		if age > justMade && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			errs = append(errs, remove(path))
 		}
 		errs = append(errs, f.Close())

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
+	"kmesh/netns/failpoint"
 )
 
 // Release removes what the attachment has: its TC links, its entry in the pods map, its claim, and the cgroup's links when no claim is left. It may be
@@ -146,15 +147,10 @@ func (n *Node) forgetPod(a Attachment, m markers) error {
 			}
 		}
 	}
-	pods, err := bpf.OpenPods(n.opts.BPFFS)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the maps were removed, and the entry with them
-	}
-	if err != nil {
+	if err := failpoint.Here("forget pod"); err != nil {
 		return err
 	}
-	defer pods.Close()
-	return pods.Delete(m.netns)
+	return bpf.ForgetPod(n.opts.BPFFS, m.netns)
 }
 
 // dropClaim ends the container's claim on the cgroup, unless another attachment of it is on the same one, and removes the cgroup's links when nobody

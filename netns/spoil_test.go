@@ -3,34 +3,17 @@
 package netns
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/containernetworking/plugins/pkg/ns"
-	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
+	"kmesh/test/spoil"
 )
 
 // What others, or a fault, may do to a pod.
-
-func connect4(t testing.TB) *ebpf.Program {
-	t.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close() })
-	return p
-}
 
 func openDir(t testing.TB, path string) *os.File {
 	t.Helper()
@@ -42,18 +25,9 @@ func openDir(t testing.TB, path string) *os.File {
 	return f
 }
 
-func attachExclusive(t testing.TB, cgroup string) {
-	t.Helper()
-	dir, p := openDir(t, cgroup), connect4(t)
-	if err := link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: ebpf.AttachCGroupInet4Connect}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: ebpf.AttachCGroupInet4Connect}); err != nil {
-			t.Error(err)
-		}
-	})
-}
+func attachExclusive(t testing.TB, cgroup string) { taken(t)(spoil.Exclusive(cgroup)) }
+
+func fillCgroup(t testing.TB, cgroup string) { taken(t)(spoil.FillCgroup(cgroup)) }
 
 // fillInterface attaches to eth0's egress until the kernel takes no more.
 func fillInterface(t testing.TB, path string) {
@@ -63,38 +37,23 @@ func fillInterface(t testing.TB, path string) {
 		if err != nil {
 			return err
 		}
-		for {
-			p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-				Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
-			})
-			if err != nil {
-				return err
-			}
-			t.Cleanup(func() { p.Close() })
-			l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: p, Attach: ebpf.AttachTCXEgress})
-			if errors.Is(err, unix.ERANGE) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			t.Cleanup(func() { l.Close() })
-		}
+		taken(t)(spoil.FillInterface(index))
+		return nil
 	})
 }
 
-func fillCgroup(t testing.TB, cgroup string) {
-	t.Helper()
-	dir := openDir(t, cgroup)
-	for {
-		l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: connect4(t), Attach: ebpf.AttachCGroupInet4Connect})
-		if errors.Is(err, unix.E2BIG) {
-			return
-		}
+// taken takes what was done back when the test ends.
+func taken(t testing.TB) func(undo func() error, err error) {
+	return func(undo func() error, err error) {
+		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { l.Close() })
+		t.Cleanup(func() {
+			if err := undo(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

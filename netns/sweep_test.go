@@ -17,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
 )
@@ -402,4 +403,36 @@ func TestSweepBesideEnrolments(t *testing.T) {
 	helper.Wait()
 	n.wantLinks(0, 0)
 	n.wantTree(nil, "at the end")
+}
+
+// What a killed writer of a record left goes, also when the clock was set back since; what is being written stays.
+func TestSweepOfUnfinishedRecords(t *testing.T) {
+	n := newNode(t)
+	dir := filepath.Join(n.run, "pods")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, age := range map[string]time.Duration{".record-old": time.Hour, ".record-future": -time.Hour, ".record-locked": time.Hour, ".record-new": 0} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if name == ".record-locked" {
+			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(f.Name(), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.sweepUnfinished(); err != nil {
+		t.Fatal(err)
+	}
+	left, err := names(dir)
+	if err != nil || !slices.Equal(left, []string{".record-locked", ".record-new"}) {
+		t.Errorf("left are %v, %v", left, err)
+	}
 }

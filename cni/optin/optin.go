@@ -12,7 +12,8 @@ import "fmt"
 const (
 	// AnnotationEnroll on a pod is "true" or "false".
 	AnnotationEnroll = "kmesh.net/enroll"
-	// AnnotationOnUnready on a pod is "pass": start it ungoverned when the mesh is not ready.
+	// AnnotationOnUnready on a pod is "pass": start it ungoverned when the mesh is not ready; or "wait", which is also what holds without it,
+	// unless the plugin's configuration says otherwise.
 	AnnotationOnUnready = "kmesh.net/on-unready"
 	// Marks of another mesh's data plane on a pod.
 	annotationSidecar = "sidecar.istio.io/status"
@@ -32,6 +33,31 @@ const (
 	// Required: pods are enrolled even if they say "false" (label kmesh.net/enroll: required).
 	Required Mode = "required"
 )
+
+// Labels of a namespace that are read, by the helper: the plugin is told of no labels.
+const (
+	// LabelMode with the value "kmesh" opts a namespace in.
+	LabelMode = "istio.io/dataplane-mode"
+	// LabelEnroll with the value "required" does so whatever its pods say.
+	LabelEnroll = "kmesh.net/enroll"
+)
+
+// ModeOf reads a namespace's labels; "" is no mode. With an error, the label that has a value which means nothing is left out of account.
+func ModeOf(labels map[string]string) (Mode, error) {
+	var err error
+	mode := Mode("")
+	if labels[LabelMode] == "kmesh" { // any other value is another mesh's
+		mode = Enroll
+	}
+	switch value, said := labels[LabelEnroll]; {
+	case !said:
+	case value == string(Required):
+		mode = Required
+	default:
+		err = fmt.Errorf("label %s has value %q: set it to %q, or remove it and set %s to \"kmesh\"", LabelEnroll, value, Required, LabelMode)
+	}
+	return mode, err
+}
 
 // controlPlane are namespaces whose pods are never enrolled, whatever the set says: the mesh must not need itself to start.
 var controlPlane = map[string]bool{"kube-system": true, "istio-system": true, "kmesh-system": true}
@@ -85,11 +111,11 @@ func Decide(namespace string, annotations map[string]string, set Set) (Decision,
 		return Decision{Reason: "neither pod nor namespace opted in"}, nil
 	}
 	switch value, said := annotations[AnnotationOnUnready]; {
-	case !said:
+	case !said, value == "wait":
 	case value == "pass":
 		d.PassWhenUnready = true
 	default:
-		return Decision{}, &AnnotationError{AnnotationOnUnready, value, `set it to "pass", or remove it to let the pod wait for the mesh`}
+		return Decision{}, &AnnotationError{AnnotationOnUnready, value, `set it to "pass" or "wait", or remove it`}
 	}
 	return d, nil
 }

@@ -54,8 +54,9 @@ func TestDecide(t *testing.T) {
 		{name: "nonsense in the control plane", namespace: "kube-system", annotations: enroll("no"), says: "control plane"},
 		{name: "pass", namespace: "x", annotations: with(enroll("true"), AnnotationOnUnready, "pass"), enroll: true, pass: true, says: AnnotationEnroll},
 		{name: "pass in required", namespace: "must", annotations: map[string]string{AnnotationOnUnready: "pass"}, enroll: true, pass: true, says: "requires"},
-		{name: "on-unready nonsense", namespace: "in", annotations: map[string]string{AnnotationOnUnready: "wait"}, err: AnnotationOnUnready},
-		{name: "on-unready nonsense, not enrolled", namespace: "x", annotations: map[string]string{AnnotationOnUnready: "wait"}, says: "neither"},
+		{name: "wait", namespace: "x", annotations: with(enroll("true"), AnnotationOnUnready, "wait"), enroll: true, says: AnnotationEnroll},
+		{name: "on-unready nonsense", namespace: "in", annotations: map[string]string{AnnotationOnUnready: "maybe"}, err: AnnotationOnUnready},
+		{name: "on-unready nonsense, not enrolled", namespace: "x", annotations: map[string]string{AnnotationOnUnready: "maybe"}, says: "neither"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d, err := Decide(c.namespace, c.annotations, set)
@@ -195,4 +196,33 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestModeOf(t *testing.T) {
+	tests := []struct {
+		labels map[string]string
+		want   Mode
+		bad    bool
+	}{
+		{nil, "", false},
+		{map[string]string{"other": "kmesh"}, "", false},
+		{map[string]string{LabelMode: "kmesh"}, Enroll, false},
+		{map[string]string{LabelMode: "ambient"}, "", false},
+		{map[string]string{LabelMode: "none"}, "", false},
+		{map[string]string{LabelEnroll: "required"}, Required, false},
+		{map[string]string{LabelMode: "kmesh", LabelEnroll: "required"}, Required, false},
+		{map[string]string{LabelMode: "none", LabelEnroll: "required"}, Required, false},
+		{map[string]string{LabelEnroll: "true"}, "", true},
+		{map[string]string{LabelEnroll: ""}, "", true},
+		{map[string]string{LabelMode: "kmesh", LabelEnroll: "Required"}, Enroll, true},
+	}
+	for _, tt := range tests {
+		got, err := ModeOf(tt.labels)
+		if got != tt.want || (err != nil) != tt.bad {
+			t.Errorf("%v: %q, %v; want %q, error %t", tt.labels, got, err, tt.want, tt.bad)
+		}
+		if err != nil && !strings.Contains(err.Error(), LabelEnroll) {
+			t.Errorf("%v: %v does not name the label", tt.labels, err)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,11 @@ const (
 type Set struct {
 	Namespaces   map[string]Mode
 	ControlPlane []string // namespaces that are never enrolled, beside the built-in ones
+}
+
+// Equal says whether two sets answer alike for every pod.
+func (s Set) Equal(o Set) bool {
+	return maps.Equal(s.Namespaces, o.Namespaces) && slices.Equal(s.ControlPlane, o.ControlPlane)
 }
 
 func (s Set) isControlPlane(namespace string) bool { return slices.Contains(s.ControlPlane, namespace) }

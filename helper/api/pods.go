@@ -16,6 +16,8 @@ const (
 	stateLive    = "live"
 	stateSevered = "severed"
 	stateDrift   = "drift"
+	// It opted out, and is let go when nothing of it is open any more.
+	stateDraining = "draining"
 )
 
 // PodsOf shows what the kernel has attached, ordered by the pods' names, and of the
@@ -64,8 +66,11 @@ func podOf(p *netns.Pod) *apiv1.Pod {
 
 		EnrolledUnixSeconds: seconds(p.Time),
 	}
-	if !p.Live() {
+	switch {
+	case !p.Live():
 		out.State = stateDrift
+	case p.Draining:
+		out.State = stateDraining
 	}
 	for _, l := range p.Links {
 		link := &apiv1.Link{
@@ -106,6 +111,8 @@ func podCounts(pods *apiv1.PodsResponse) *apiv1.PodCounts {
 			out.Live++
 		case stateSevered:
 			out.Severed++
+		case stateDraining:
+			out.Draining++
 		default:
 			out.Drift++
 		}

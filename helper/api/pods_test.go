@@ -81,3 +81,23 @@ func TestPodsOf(t *testing.T) {
 		t.Errorf("counts %v, want %v", got, counts)
 	}
 }
+
+func TestPodStates(t *testing.T) {
+	whole := netns.Pod{Ready: true, Links: []netns.Link{link("connect4", 1, 7, 0)}}
+	draining := whole
+	draining.Draining = true
+	drifted := draining
+	drifted.Drift = []string{"tc_egress is not attached"}
+	severed := drifted
+	severed.Links = []netns.Link{link("connect4", 2, 0, 0)}
+	got := PodsOf([]netns.Pod{whole, draining, drifted, severed}, nil)
+	for i, want := range []string{"live", "draining", "drift", "severed"} {
+		if got.Pods[i].State != want {
+			t.Errorf("pod %d is %s, want %s", i, got.Pods[i].State, want)
+		}
+	}
+	counts := podCounts(got)
+	if counts.Live != 1 || counts.Draining != 1 || counts.Drift != 1 || counts.Severed != 1 {
+		t.Errorf("counted %+v, want one of each", counts)
+	}
+}

@@ -269,7 +269,7 @@ func TestTaken(t *testing.T) {
 }
 
 func TestOwnFolderIsClosedToOthers(t *testing.T) {
-	for _, content := range []string{"", "pods", "s", "s.lock", "helper.lock", "cni.log.1"} {
+	for _, content := range []string{"", "pods", "s", "s.lock", "helper.lock", "cni.log.1", "install.ready", ".kmesh-abc.tmp"} {
 		t.Run("holds "+content, func(t *testing.T) {
 			dir := t.TempDir()
 			if content != "" {

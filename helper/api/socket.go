@@ -83,12 +83,12 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// ours are the beginnings of the names in a run directory that the helper and the
-// plugin make.
-var ours = []string{"helper.", "pods", "cni.log"}
+// ours are the beginnings of the names in a run directory that the helper, the plugin
+// and the installer make.
+var ours = []string{"helper.", "pods", "cni.log", "install.", ".kmesh-"}
 
 // ownFolder makes dir, closed to others, or closes one that is there, provided
-// that nothing is in it that is not the helper's or the plugin's. A folder that
+// that nothing is in it that is not Kmesh's. A folder that
 // others use is left as it is, with an error.
 func ownFolder(dir, socket string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {

@@ -26,6 +26,8 @@ type Node struct {
 	Config  snapshot.Status
 	Fills   []publish.Fill
 	Pods    *apiv1.PodsResponse
+	// Kubernetes is nil where no API server is followed.
+	Kubernetes *apiv1.Kubernetes
 }
 
 // StatusOf shows the state of the node.
@@ -43,7 +45,8 @@ func StatusOf(n Node) *apiv1.StatusResponse {
 			Version: n.Config.Version, Published: n.Config.Published,
 			PublishError: n.Config.PublishError, Holding: n.Config.Holding,
 		},
-		Pods: podCounts(n.Pods),
+		Pods:       podCounts(n.Pods),
+		Kubernetes: n.Kubernetes,
 	}
 	for _, r := range n.Config.Resources {
 		out.Config.Resources = append(out.Config.Resources, &apiv1.Resource{

@@ -105,7 +105,7 @@ func (c *compiler) compile() (*Program, error) {
 
 // methodAtoms are the methods that change the grammar, the first atoms of their
 // dimension. An atom of the grammar is the first one of every other dimension.
-var methodAtoms = []string{"CONNECT", "OPTIONS", "PRI"}
+var methodAtoms = []string{"CONNECT", "OPTIONS", "PRI", "HEAD"}
 
 func (c *compiler) grammar() {
 	if !c.response {
@@ -113,7 +113,6 @@ func (c *compiler) grammar() {
 		for _, m := range methodAtoms {
 			c.method.grammarAtom(m)
 		}
-		c.method.flags[c.method.grammarAtom("HEAD")] = FlagHead
 		c.host = c.field("host")
 		c.host.once = "repeated-host"
 		c.host.grammarAtom(hostRegex)
@@ -321,7 +320,7 @@ func (c *compiler) embed() {
 	for _, d := range c.params {
 		b.embedParameter(d, g, c.emits)
 	}
-	c.start = b.requestLine(c.method, c.path, 0, 1, 2, g, c.emits)
+	c.start = b.requestLine(c.method, c.path, 0, 1, 2, 3, g, c.emits)
 }
 
 // emptyRows fills states that nothing leads to.

@@ -177,6 +177,34 @@ func TestHeads(t *testing.T) {
 	}
 }
 
+// TestHeadMethod: that an answer has no body is known as soon as the method is, so that the
+// answer to a HEAD that is refused has none either.
+func TestHeadMethod(t *testing.T) {
+	k := newKernel(t)
+	p, err := automaton.Compile(everything(), automaton.Budget{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := k.load(p)
+	for text, want := range map[string]bool{
+		"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n": true, "HEAD /\n": true, "HEAD  /": true, "HEAD * ": true, "HEAD / HTTP/3": true, "HEAD ": true,
+		"HEAD": false, "HEAD\t": false, "HEADS /\n": false, "head /\n": false, "GET / HTTP/1.1\r\nHost: a\r\n\r\n": false,
+	} {
+		b := []byte(text)
+		for way, m := range map[string]*automaton.Machine{"Go": fed(p, b), "kernel": k.run(p, at, b)} {
+			if has := m.Flags()&automaton.FlagHead != 0; has != want {
+				t.Errorf("%q, %s: HEAD %v, want %v", text, way, has, want)
+			}
+		}
+	}
+}
+
+func fed(p *automaton.Program, b []byte) *automaton.Machine {
+	m := automaton.NewMachine(p)
+	m.Feed(b)
+	return m
+}
+
 // TestRules: the numbered rules are those of package head.
 func TestRules(t *testing.T) {
 	byID := map[string]head.Rule{}

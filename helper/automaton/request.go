@@ -46,7 +46,7 @@ func (b *builder) chain(g *group, text string, end ref, other func(i, c int) ref
 func always(r ref) func(i, c int) ref { return func(int, int) ref { return r } }
 
 // requestLine makes everything before the first field. It returns the start.
-func (b *builder) requestLine(method, path *dimension, connect, options, preface int32, g *common, emits *lists) state {
+func (b *builder) requestLine(method, path *dimension, connect, options, preface, head int32, g *common, emits *lists) state {
 	lf := b.state(g.lines) // after a CR in a request line that is none
 	b.fill(lf, func(c int) ref {
 		if c == '\n' {
@@ -76,7 +76,7 @@ func (b *builder) requestLine(method, path *dimension, connect, options, preface
 			case c == '\r':
 				return b.do(action{next: lf})
 			case c == ' ':
-				next := target
+				next, flags := target, uint16(0)
 				set := method.dfa.final[s]
 				switch {
 				case method.holds(set, connect):
@@ -85,8 +85,10 @@ func (b *builder) requestLine(method, path *dimension, connect, options, preface
 					next = targetOptions
 				case method.holds(set, preface):
 					next = targetPreface
+				case method.holds(set, head):
+					flags = FlagHead // from here on: the answer to a HEAD that is refused has no body either
 				}
-				return b.do(action{ops: opSave | opSpan, span: SpanMethod, next: next})
+				return b.do(action{ops: opSave | opSpan, span: SpanMethod, flags: flags, next: next})
 			case !isTchar(c):
 				return b.stop("opaque")
 			}

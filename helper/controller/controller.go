@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 	"kmesh/helper/installed"
 	"kmesh/helper/mesh"
 	"kmesh/helper/pods"
+	"kmesh/helper/pods/kube"
 	"kmesh/helper/probe"
 	"kmesh/helper/publish"
 	"kmesh/helper/snapshot"
@@ -44,6 +46,19 @@ type Options struct {
 	BPFFS, RunDir, StateDir string
 	// Metrics is the address of /metrics, /healthz and /readyz.
 	Metrics string
+	// Unenforceable is what becomes of what asks for an action that cannot be enforced:
+	// ServeUnenforceable or RefuseUnenforceable.
+	Unenforceable string
+	// FlowsPerPod is the most connections routed by request that one pod may have open.
+	FlowsPerPod uint32
+	// SweepEvery is the time between two looks at the pods: left-overs, drifted links,
+	// programs of another layout that have nothing left to do.
+	SweepEvery time.Duration
+	// Kubeconfig names the API server; "" is that of the cluster in whose pod this is, if
+	// it is one. NodeName is this node's name there.
+	Kubeconfig, NodeName string
+	// CNICache is where the container runtime has libcni remember sandboxes.
+	CNICache string
 	// Version of the helper.
 	Version string
 	// Ready gets one line when the helper is ready.
@@ -51,11 +66,14 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// How often the helper looks after what no event tells it of.
+// What Options.Unenforceable may be; "" is the first.
 const (
-	sweepEvery   = 15 * time.Second
-	recountEvery = 30 * time.Second
+	ServeUnenforceable  = "serve"
+	RefuseUnenforceable = "refuse"
 )
+
+// How often the helper looks after what no event tells it of.
+const recountEvery = 30 * time.Second
 
 // recoveredReady is how long a restarted helper, whose maps already serve, waits for
 // its source before it says that it is ready.
@@ -73,10 +91,14 @@ type Controller struct {
 	store   *snapshot.Store
 	probe   *probe.Probe
 	tables  *installed.Tables
+	cluster *kube.Client // nil: there is no API server
 
 	// last is the newest published snapshot of this run, nil before the first.
 	last  atomic.Pointer[mesh.Snapshot]
 	ready atomic.Bool
+	// others: another layout's maps served when this run began; taken: they do no longer.
+	others bool
+	taken  atomic.Bool
 }
 
 // Run runs the helper until ctx ends.
@@ -95,17 +117,21 @@ func Run(ctx context.Context, opts Options) error {
 		return fmt.Errorf("state directory (--state-dir): %w", err)
 	}
 	c := &Controller{opts: opts, started: time.Now()}
-	if c.rt, err = bpf.Load(bpf.LoadOptions{BPFFS: opts.BPFFS}); err != nil {
+	if c.rt, err = bpf.Load(bpf.LoadOptions{BPFFS: opts.BPFFS, FlowsPerPod: opts.FlowsPerPod}); err != nil {
 		return err
 	}
 	defer c.rt.Close()
 	for feature, why := range c.rt.Unsupported {
 		opts.Log.Warn("this kernel lacks a feature", "feature", feature, "err", why)
 	}
+	if err := c.inherit(); err != nil {
+		return err
+	}
 	if c.pub, err = publish.New(c.rt, opts.Log); err != nil {
 		return err
 	}
 	c.node = netns.New(netns.Options{BPFFS: opts.BPFFS, RunDir: opts.RunDir})
+	c.rt.EachNetns = func(f func() error) error { return c.node.EachNetns(ctx, f) }
 	if err := c.makeSource(); err != nil {
 		return err
 	}
@@ -113,8 +139,45 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	c.probe = probe.New(probe.Options{Counters: c.pub, Status: c, Version: opts.Version, Log: opts.Log})
-	c.keeper = pods.New(pods.Options{Node: c.node, Runtime: c.rt, Every: sweepEvery, Swept: c.probe.Swept, Log: opts.Log})
+	if err := c.makeKeeper(ctx); err != nil {
+		return err
+	}
 	return c.run(ctx)
+}
+
+// makeKeeper makes the keeper of the pods, which follows the API server if there is one.
+func (c *Controller) makeKeeper(ctx context.Context) error {
+	opts := pods.Options{
+		Node: c.node, Runtime: c.rt, Every: c.opts.SweepEvery, Swept: c.probe.Swept, Counted: c.probe.Did, Log: c.opts.Log,
+		StateDir: c.opts.StateDir, CacheDir: c.opts.CNICache,
+	}
+	cluster, err := kube.Connect(ctx, c.opts.Kubeconfig, c.opts.NodeName, c.opts.Log)
+	switch {
+	case errors.Is(err, kube.ErrNone):
+		c.opts.Log.Info("pods are followed by the plugin alone", "why", err)
+	case err != nil:
+		return err
+	default:
+		c.cluster = kube.New(cluster)
+		opts.Cluster = c.cluster
+		// The mesh must not need itself to start.
+		if own := kube.OwnNamespace(); own != "" {
+			opts.Own = []string{own}
+		}
+	}
+	c.keeper = pods.New(opts)
+	return nil
+}
+
+// inherit takes over what must go on from other layouts. Their programs serve the pods
+// until this one's have a configuration.
+func (c *Controller) inherit() error {
+	others, err := bpf.Others(c.opts.BPFFS)
+	if err != nil {
+		return err
+	}
+	c.others = slices.ContainsFunc(others, bpf.Other.Live)
+	return c.rt.Inherit()
 }
 
 // Lock takes the run directory for one process, a helper or an uninstall.
@@ -155,7 +218,13 @@ func lockMaps(bpffs string) (release func(), err error) {
 
 // makeSource makes the source and the store that it fills.
 func (c *Controller) makeSource() (err error) {
+	switch c.opts.Unenforceable {
+	case "", ServeUnenforceable, RefuseUnenforceable:
+	default:
+		return fmt.Errorf("--unenforceable-actions is %q: use %s or %s", c.opts.Unenforceable, ServeUnenforceable, RefuseUnenforceable)
+	}
 	_, live := c.pub.Live()
+	live = live || c.others
 	// What an earlier helper published goes on serving until all of the first
 	// snapshot is good: from files, an admin will see to that; a server is given
 	// some time.
@@ -183,7 +252,7 @@ func (c *Controller) makeSource() (err error) {
 	default:
 		return errors.New("no source of configuration: give --xds-dir DIR or --xds-server HOST:PORT")
 	}
-	c.store = snapshot.New(snapshot.Options{HoldFirst: hold, Logger: c.opts.Log})
+	c.store = snapshot.New(snapshot.Options{HoldFirst: hold, RefuseActions: c.opts.Unenforceable == RefuseUnenforceable, Logger: c.opts.Log})
 	return nil
 }
 
@@ -202,6 +271,9 @@ func (c *Controller) run(ctx context.Context) error {
 	g.Go(func() error { return web.Run(ctx) })
 	g.Go(func() error { return socket.Run(ctx) })
 	g.Go(func() error { return c.keeper.Run(ctx) })
+	if c.cluster != nil {
+		g.Go(func() error { return c.cluster.Run(ctx) })
+	}
 	g.Go(func() error { return c.source.Run(ctx, c.store) })
 	g.Go(func() error { return c.store.Run(ctx, c.publish) })
 	g.Go(func() error { return c.recount(ctx) })
@@ -217,6 +289,12 @@ func (c *Controller) publish(ctx context.Context, s *mesh.Snapshot) error {
 		return err
 	}
 	first := c.last.Swap(s) == nil
+	if !c.taken.Load() {
+		if err := c.keeper.TakeOver(ctx); err != nil {
+			return err
+		}
+		c.taken.Store(true)
+	}
 	c.ready.Store(true)
 	// The first time also: an earlier helper may have died between the two.
 	if len(res.Removed) > 0 || first {
@@ -257,7 +335,7 @@ func (c *Controller) announce(ctx context.Context, metrics string) error {
 			return nil
 		case <-tick.C:
 		}
-		if _, live := c.pub.Live(); live && time.Now().After(deadline) {
+		if _, live := c.pub.Live(); (live || c.others) && time.Now().After(deadline) {
 			c.opts.Log.Warn("no configuration yet: the last good state, which is pinned, serves on")
 			c.ready.Store(true)
 		}

@@ -42,7 +42,22 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 		Config:  c.store.Status(),
 		Fills:   fills,
 		Pods:    pods,
+
+		Kubernetes: c.kubernetes(),
 	}), nil
+}
+
+// kubernetes tells of the API server, if one is followed, and what will become of pods.
+func (c *Controller) kubernetes() *apiv1.Kubernetes {
+	if c.cluster == nil {
+		return nil
+	}
+	st := c.cluster.Status()
+	out := &apiv1.Kubernetes{Server: st.Server, Synced: st.Synced, Problem: st.Problem, SinceUnixSeconds: st.Since.Unix()}
+	for _, p := range c.keeper.Plans() {
+		out.Plans = append(out.Plans, &apiv1.PodPlan{Namespace: p.Namespace, Name: p.Name, What: p.What})
+	}
+	return out
 }
 
 // Pods implements api.Source.

@@ -58,7 +58,8 @@ func Uninstall(ctx context.Context, bpffs, runDir, stateDir string) error {
 				}
 			}
 		}
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
+			!errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EROFS) { // a mount point, in a container whose root is read-only
 			return fmt.Errorf("uninstall: %w", err)
 		}
 	}

@@ -249,10 +249,9 @@ func (b *bed) reply(status uint16, parts ...any) uint32 {
 func (b *bed) flow(slot uint32, f bpf.Flow) bpf.FlowRef {
 	b.Helper()
 	b.rt.Flows()[slot] = f
-	// struct limits: next_flow is its 5th word.
-	var limits [7]uint32
+	var limits bpf.Limits
 	b.must(b.rt.Map("km_limits").Lookup(uint32(0), &limits))
-	limits[4] = max(limits[4], slot+1)
+	limits.NextFlow = max(limits.NextFlow, slot+1)
 	b.must(b.rt.Map("km_limits").Put(uint32(0), &limits))
 	return bpf.FlowRef{Slot: slot, Generation: f.Generation}
 }

@@ -13,11 +13,14 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"kmesh/bpf"
 	"kmesh/helper/controller"
+	"kmesh/helper/pods/cached"
+	"kmesh/netns"
 )
 
 // version is set by the build.
@@ -53,12 +56,23 @@ func root() *cobra.Command {
 		Use:   "run (--xds-dir DIR | --xds-server HOST:PORT)",
 		Short: "Run the helper",
 		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return controller.Run(cmd.Context(), opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := netns.RelinquishAdmin(); err != nil {
+				return err
+			}
+			return controller.Run(cmd.Context(), opts)
+		},
 	}
 	host, _ := os.Hostname()
 	run.Flags().StringVar(&opts.XDSDir, "xds-dir", "", "directory of xDS resources (*.yaml, *.json), watched")
 	run.Flags().StringVar(&opts.XDSServer, "xds-server", "", "HOST:PORT of an ADS server, plain text")
 	run.Flags().StringVar(&opts.NodeID, "node-id", host, "id announced to the server")
+	run.Flags().DurationVar(&opts.SweepEvery, "sweep-every", 15*time.Second, "time between two looks for what pods that are gone left, and what an update left")
+	run.Flags().StringVar(&opts.Unenforceable, "unenforceable-actions", controller.ServeUnenforceable, "what asks for an action that cannot be enforced is served without it ("+controller.ServeUnenforceable+"), or refused ("+controller.RefuseUnenforceable+"): routes with 503, connections to listeners and clusters")
+	run.Flags().Uint32Var(&opts.FlowsPerPod, "flows-per-pod", 0, fmt.Sprintf("most connections of one pod that are routed by request at a time; 0: as it was set last, at first %d", bpf.DefaultFlowsPerPod))
+	run.Flags().StringVar(&opts.Kubeconfig, "kubeconfig", "", "file that names the API server (default: that of the cluster in whose pod this runs; none elsewhere)")
+	run.Flags().StringVar(&opts.NodeName, "node-name", os.Getenv("NODE_NAME"), "name of this node at the API server")
+	run.Flags().StringVar(&opts.CNICache, "cni-cache", cached.DefaultDir, "directory in which the container runtime remembers sandboxes' networks")
 	run.Flags().StringVar(&opts.Metrics, "metrics", "127.0.0.1:15020", "address of /metrics, /healthz and /readyz")
 
 	uninstall := &cobra.Command{

@@ -28,7 +28,8 @@ type troubleError struct{ err error }
 func (e troubleError) Error() string { return e.err.Error() }
 
 func diffCommand(opts *options, stdout, stderr io.Writer) *cobra.Command {
-	return &cobra.Command{
+	var unenforceable string
+	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Show which requests two directories of xDS files decide otherwise",
 		Long: `Show which requests two directories of xDS files decide otherwise: every change of
@@ -53,7 +54,7 @@ mistakes are trouble too, because what they would have said is not known.`,
 			var services [2][]*mesh.Service
 			problems := 0
 			for side, dir := range dirs {
-				cfg, err := load(cmd.Context(), dir)
+				cfg, err := load(cmd.Context(), dir, unenforceable)
 				if err != nil {
 					return troubleError{err}
 				}
@@ -86,6 +87,8 @@ mistakes are trouble too, because what they would have said is not known.`,
 			return nil
 		},
 	}
+	unenforceableFlag(cmd, &unenforceable)
+	return cmd
 }
 
 // printReport writes the report for people.

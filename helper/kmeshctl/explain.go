@@ -61,7 +61,7 @@ type clusterShare struct {
 
 func explainCommand(opts *options, stdout, stderr io.Writer) *cobra.Command {
 	var isOffline bool
-	var dir, address string
+	var dir, address, unenforceable string
 	var headers []string
 	cmd := &cobra.Command{
 		Use:   "explain POD METHOD URL [-H 'NAME: VALUE']...",
@@ -98,7 +98,7 @@ connects to.`,
 			if !isOffline {
 				return explainInstalled(cmd.Context(), opts, stdout, args[0], req)
 			}
-			cfg, err := load(cmd.Context(), dir)
+			cfg, err := load(cmd.Context(), dir, unenforceable)
 			if err != nil {
 				return err
 			}
@@ -122,6 +122,7 @@ connects to.`,
 		},
 	}
 	cmd.Flags().BoolVar(&isOffline, "offline", false, "read files instead of asking the helper")
+	unenforceableFlag(cmd, &unenforceable)
 	cmd.Flags().StringVar(&dir, "config", "", "the directory of xDS files")
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "a header of the request, NAME: VALUE; may be repeated")
 	cmd.Flags().StringVar(&address, "address", "", "the IP address that the client connects to")

@@ -332,7 +332,7 @@ func FuzzRequest(f *testing.F) {
 	} {
 		f.Add(s[0], s[1], s[2], s[3])
 	}
-	cfg, err := load(f.Context(), meshDir)
+	cfg, err := load(f.Context(), meshDir, "serve")
 	if err != nil || len(cfg.problems) > 0 {
 		f.Fatal(err, cfg.problems)
 	}

@@ -110,7 +110,11 @@ var full = answers{
 			{Source: "cds.yaml", Type: "Cluster", Resource: "c", Class: "enforced"},
 		},
 		Maps: []*apiv1.Map{{Name: "km_endpoints", Entries: 3, Capacity: 200000}, {Name: "km_state"}},
-		Pods: &apiv1.PodCounts{Live: 1, Severed: 1, Drift: 1, LinksLive: 2, LinksSevered: 1},
+		Pods: &apiv1.PodCounts{Live: 1, Severed: 1, Drift: 1, LinksLive: 2, LinksSevered: 1, Draining: 2},
+		Kubernetes: &apiv1.Kubernetes{
+			Server: "https://10.96.0.1:443", Synced: true, SinceUnixSeconds: 1700000200, Problem: "pods: connection refused",
+			Plans: []*apiv1.PodPlan{{Namespace: "shop", Name: "client", What: "drains, and is let go when nothing of it is open any more (open: 3): pod annotation kmesh.net/enroll"}},
+		},
 	},
 	pods: &apiv1.PodsResponse{Pods: []*apiv1.Pod{
 		{

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/spf13/cobra"
+
 	"kmesh/helper/mesh"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
@@ -19,13 +21,21 @@ type offline struct {
 	problems []mesh.Verdict // what the helper would report as to be repaired
 }
 
+// unenforceableFlag has files read as by a helper with this flag.
+func unenforceableFlag(cmd *cobra.Command, value *string) {
+	cmd.Flags().StringVar(value, "unenforceable-actions", "serve", "of the helper that the files are for: serve or refuse")
+}
+
 // load reads a directory through the helper's own way: files, translation,
 // closure under references. Files with mistakes are problems; it fails only when
 // nothing is left.
-func load(ctx context.Context, dir string) (*offline, error) {
+func load(ctx context.Context, dir, unenforceable string) (*offline, error) {
+	if unenforceable != "serve" && unenforceable != "refuse" {
+		return nil, usageError{fmt.Errorf("--unenforceable-actions is %q: use serve or refuse, as for the helper", unenforceable)}
+	}
 	quiet := slog.New(slog.DiscardHandler)
 	files := xds.NewFiles(xds.FilesOptions{Dir: dir, Logger: quiet})
-	store := snapshot.New(snapshot.Options{Logger: quiet})
+	store := snapshot.New(snapshot.Options{RefuseActions: unenforceable == "refuse", Logger: quiet})
 	if err := files.Load(ctx, store); err != nil {
 		return nil, err
 	}

@@ -116,17 +116,35 @@ func statusTable(w io.Writer, s *apiv1.StatusResponse) error {
 	if at := xds.GetLastUpdateUnixSeconds(); at != 0 {
 		t.row("LAST UPDATE", unix(at))
 	}
+	if k := s.GetKubernetes(); k != nil {
+		t.row("API SERVER", apiServerLine(k))
+	}
 	t.row("CONFIG", configLine(s.GetConfig()))
 	if e := s.GetConfig().GetPublishError(); e != "" {
 		t.row("NOT PUBLISHED", e)
 	}
 	pods := s.GetPods()
-	t.row("PODS", fmt.Sprintf("%d live, %d severed, %d drift", pods.GetLive(), pods.GetSevered(), pods.GetDrift()))
+	line := fmt.Sprintf("%d live, %d severed, %d drift", pods.GetLive(), pods.GetSevered(), pods.GetDrift())
+	if n := pods.GetDraining(); n > 0 {
+		line += fmt.Sprintf(", %d draining", n)
+	}
+	t.row("PODS", line)
 	t.row("LINKS", fmt.Sprintf("%d live, %d severed", pods.GetLinksLive(), pods.GetLinksSevered()))
 	if err := t.flush(); err != nil {
 		return err
 	}
 
+	if plans := s.GetKubernetes().GetPlans(); len(plans) > 0 {
+		t := newTable(w)
+		t.blank()
+		t.row("WHAT WILL BECOME OF PODS")
+		for _, p := range plans {
+			t.row("  "+podName(p.Namespace, p.Name), p.What)
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
 	if len(s.Maps) > 0 {
 		t := newTable(w)
 		t.blank()
@@ -164,6 +182,22 @@ func statusTable(w io.Writer, s *apiv1.StatusResponse) error {
 		}
 	}
 	return nil
+}
+
+// apiServerLine says whether what pods and namespaces ask for is known.
+func apiServerLine(k *apiv1.Kubernetes) string {
+	line := orDash(k.GetServer()) + ": "
+	since := ", since " + unix(k.GetSinceUnixSeconds())
+	switch {
+	case k.GetProblem() == "" && k.GetSynced():
+		return line + "connected" + since
+	case k.GetSynced():
+		return line + "NOT CONNECTED (what it said last stays in use)" + since + ": " + k.GetProblem()
+	case k.GetProblem() == "":
+		return line + "connecting" + since
+	default:
+		return line + "NOT CONNECTED (pods are not followed yet)" + since + ": " + k.GetProblem()
+	}
 }
 
 // configLine says how far the configuration has come: its version, and how many

@@ -1,24 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pods keeps the enrolled pods of this node as they should be, while the
-// helper lives: left-overs are swept, links run the newest programs, sockets of
-// endpoints that went away are ended.
+// Package pods keeps the pods of this node as they should be, while the helper lives:
+// left-overs are swept, links run the newest programs, what has drifted from its
+// enrolment is repaired, sockets of endpoints that went away are ended. Where there is an
+// API server, pods and namespaces that opt in or out are followed while pods run (package
+// plan has the rule), the plugin is given the set of namespaces, and pods are told by events.
 //
-// It is level-triggered: everything it does follows from what the kernel says at
-// the moment, and may be done again at any time. Enrolment itself is the plugin's,
-// and needs none of this.
+// It is level-triggered: everything it does follows from what the kernel, the container
+// runtime's cache and the API server say at the moment, and may be done again at any
+// time. Enrolment itself is the plugin's, and needs none of this; where it has to be made
+// up for, it is the same code (package netns).
+//
+// What it needs on a node, beside what the plugin's work needs of whoever does it
+// (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN to enter network namespaces, CAP_DAC_READ_SEARCH
+// to open a cgroup by its inode): to read libcni's cache (/var/lib/cni) and the runtime's
+// network namespaces (/run/netns) where the runtime has them; CAP_NET_BROADCAST to hear of
+// what is removed in pods, or it is found a round later; CAP_SYS_PTRACE and the node's
+// process namespace to find pods that the cache has lost, or an event says so. Of the API
+// server it needs what package kube lists.
 package pods
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 
 	"kmesh/bpf"
+	"kmesh/helper/pods/cached"
+	"kmesh/helper/pods/hint"
 	"kmesh/netns"
 )
 
@@ -30,18 +49,46 @@ type Options struct {
 	Every time.Duration
 	// Swept is told what a sweep removed; may be nil.
 	Swept func(kind string, n int)
-	Log   *slog.Logger
+	// Counted is told what was done to pods: "late_enrolled", "enroll_failed",
+	// "drift_repaired", "released"; may be nil.
+	Counted func(what string, n int)
+	Log     *slog.Logger
+
+	// Cluster is the API server; nil: there is none, and nothing is followed.
+	Cluster Cluster
+	// Own are namespaces that are never enrolled, beside the built-in ones.
+	Own []string
+	// StateDir is where the plugin finds the set of namespaces.
+	StateDir string
+	// CacheDir is libcni's, as the container runtime has it.
+	CacheDir string
 }
 
 // Keeper keeps the pods.
-type Keeper struct{ opts Options }
+type Keeper struct {
+	opts Options
+
+	mu     sync.Mutex
+	ours   bool // the pods are to run this layout's programs
+	drains map[uint32]*drain
+
+	told  sync.Mutex
+	said  map[string]said // by UID
+	plans []Plan
+}
 
 // New returns a keeper.
 func New(opts Options) *Keeper {
 	if opts.Swept == nil {
 		opts.Swept = func(string, int) {}
 	}
-	return &Keeper{opts}
+	if opts.Counted == nil {
+		opts.Counted = func(string, int) {}
+	}
+	if opts.CacheDir == "" {
+		opts.CacheDir = cached.DefaultDir
+	}
+	return &Keeper{opts: opts, drains: make(map[uint32]*drain), said: make(map[string]said)}
 }
 
 // round updates links to the programs that are pinned now, each atomically: those
@@ -49,25 +96,135 @@ func New(opts Options) *Keeper {
 // they were replaced. Then it sweeps. What fails, as with a pod that is going, is tried
 // again next time.
 func (k *Keeper) round(ctx context.Context) {
-	if err := k.opts.Node.Upgrade(ctx, k.opts.Runtime.Program); err != nil && ctx.Err() == nil {
-		k.opts.Log.Error("programs of pods not all updated, trying again later", "err", err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ours || !k.othersServe() {
+		if err := k.opts.Node.Upgrade(ctx, k.opts.Runtime.Program); err != nil && ctx.Err() == nil {
+			k.opts.Log.Error("programs of pods not all updated, trying again later", "err", err)
+		}
+		if err := k.tend(ctx); err != nil && ctx.Err() == nil {
+			k.opts.Log.Error("programs of another layout stay, trying again later", "err", err)
+		}
 	}
 	k.sweep(ctx)
 }
 
-// Run looks after the pods at once and then from time to time, until ctx ends.
+// othersServe tells whether the pods are another layout's still.
+func (k *Keeper) othersServe() bool {
+	others, err := bpf.Others(k.opts.Runtime.BPFFS)
+	if err != nil {
+		k.opts.Log.Error("it cannot be told whether another layout serves the pods", "err", err)
+		return true
+	}
+	return slices.ContainsFunc(others, bpf.Other.Live)
+}
+
+// Run looks after the pods at once and then from time to time, until ctx ends; and what
+// there are hints of, at once.
 func (k *Keeper) Run(ctx context.Context) error {
-	k.round(ctx)
+	pins := filepath.Join(k.opts.Runtime.BPFFS, "pods") // the first pod would make it
+	if err := os.MkdirAll(pins, 0o700); err != nil {
+		return fmt.Errorf("bpffs: %w", err)
+	}
+	hints := hint.New(pins, k.opts.Log)
+	defer hints.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	if k.opts.Cluster != nil {
+		g.Go(func() error { return k.follow(ctx) })
+	}
+	g.Go(func() error { return k.watch(ctx, hints) })
+	return g.Wait()
+}
+
+// settle is how long hints that come together are gathered. It is also the shortest time
+// between two looks, however many hints there are.
+const settle = 50 * time.Millisecond
+
+func (k *Keeper) watch(ctx context.Context, hints *hint.Watcher) error {
+	m := &mender{
+		Keeper: k, retries: make(map[netns.Attachment]*retry), lost: make(map[netns.Attachment]netns.Request), looked: make(map[netns.Attachment]bool),
+	}
+	look := func() []netns.Known {
+		known, err := k.opts.Node.Known(ctx)
+		if err == nil {
+			hints.Follow(known, k.opts.Node.CgroupDir)
+		}
+		return known
+	}
+	round := func() {
+		known := look()
+		m.repair(ctx) // before the sweep, which lets go what has no cgroup
+		m.lookedAt(known)
+		k.round(ctx)
+	}
+	round()
 	tick := time.NewTicker(k.opts.Every)
 	defer tick.Stop()
+	var heard, before gathered
+	soon := time.NewTimer(0)
+	soon.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			k.round(ctx)
+			round()
+		case h := <-hints.C:
+			if !heard.urgent() {
+				wait := lookAgain
+				if h != (hint.Hint{New: true}) {
+					wait = settle
+				}
+				if heard.empty() || wait == settle {
+					soon.Reset(wait)
+				}
+			}
+			heard.add(h)
+			continue
+		case <-soon.C:
+			known := look()
+			m.repairWhere(ctx, known, func(a netns.Known) bool {
+				_, failed := m.retries[a.Attachment]
+				return a.Ready && (failed || !m.looked[a.Attachment] || heard.concerns(a, m) || before.concerns(a, m))
+			})
+			m.lookedAt(known)
+			// Once more, since the kernel lets go a little after it has told.
+			before, heard = heard, gathered{}
+		}
+		if before.urgent() || m.unfinished() || m.atWork {
+			soon.Reset(lookAgain)
 		}
 	}
+}
+
+// lookAgain is when a second look follows the one that a hint was reason for.
+const lookAgain = 300 * time.Millisecond
+
+// gathered are hints that came together.
+type gathered struct {
+	cgroup, pods bool
+	spaces       map[uint64]bool
+}
+
+// urgent says whether something may be gone. That a pod is new only means that there is
+// another one to watch.
+func (g *gathered) urgent() bool { return g.cgroup || len(g.spaces) > 0 }
+
+func (g *gathered) empty() bool { return !g.urgent() && !g.pods }
+
+func (g *gathered) add(h hint.Hint) {
+	g.cgroup, g.pods = g.cgroup || h.Cgroup, g.pods || h.New
+	if h.Netns != 0 {
+		if g.spaces == nil {
+			g.spaces = make(map[uint64]bool)
+		}
+		g.spaces[h.Netns] = true
+	}
+}
+
+// concerns says whether a pod is among those that something was heard of.
+func (g *gathered) concerns(a netns.Known, m *mender) bool {
+	return g.spaces[a.NetnsCookie] || g.cgroup && m.cgroupGone(a)
 }
 
 // sweep removes left-overs; what fails is tried again next time.

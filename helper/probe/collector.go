@@ -51,12 +51,14 @@ var (
 	problems   = gauge("kmesh_config_errors", "Problems of the configuration that have to be repaired; the last good version stays in use.")
 	verdicts   = gauge("kmesh_verdicts", "Fields of the configuration that the data path does not do, by class.", "class")
 	connected  = gauge("kmesh_xds_connected", "1 while the source of configuration answers.")
+	apiServer  = gauge("kmesh_api_server_connected", "1 while the API server answers; absent where none is followed.")
+	unsettled  = gauge("kmesh_pods_unsettled", "Pods that are not as they, or their namespaces, ask them to be; absent where no API server is followed.")
 
 	scrapeErrors = counter("kmesh_scrape_errors_total", "Reads of a source of metrics that failed.", "source")
 
 	all = []series{
 		opened, closed, failed, sent, received, flows, passed, refused, active,
-		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, scrapeErrors,
+		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, apiServer, unsettled, scrapeErrors,
 		requests, durations, events,
 	}
 )
@@ -230,6 +232,14 @@ func readStatus(ctx context.Context, from Status, s *samples) error {
 		up = 1
 	}
 	s.add(connected, up)
+	if k := status.GetKubernetes(); k != nil {
+		up := 0.0
+		if k.Synced && k.Problem == "" {
+			up = 1
+		}
+		s.add(apiServer, up)
+		s.add(unsettled, float64(len(k.Plans)))
+	}
 	for _, class := range classes {
 		s.add(verdicts, 0, class.String())
 	}
@@ -246,6 +256,7 @@ func readStatus(ctx context.Context, from Status, s *samples) error {
 	s.add(pods, float64(n.GetLive()), "live")
 	s.add(pods, float64(n.GetSevered()), "severed")
 	s.add(pods, float64(n.GetDrift()), "drift")
+	s.add(pods, float64(n.GetDraining()), "draining")
 	s.add(links, float64(n.GetLinksLive()), "live")
 	s.add(links, float64(n.GetLinksSevered()), "severed")
 	return nil

@@ -50,6 +50,7 @@ type Options struct {
 type Probe struct {
 	registry *prometheus.Registry
 	swept    *prometheus.CounterVec
+	did      *prometheus.CounterVec
 }
 
 // New makes the metrics; nothing is read before the first scrape.
@@ -66,6 +67,13 @@ func New(opts Options) *Probe {
 			Name: "kmesh_swept_total",
 			Help: "Left-overs that this helper has removed since it started, by kind.",
 		}, []string{"kind"}),
+		did: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmesh_pod_actions_total",
+			Help: "What this helper has done to pods that run, since it started: late_enrolled, enroll_failed, drift_repaired, released.",
+		}, []string{"action"}),
+	}
+	for _, action := range []string{"late_enrolled", "enroll_failed", "drift_repaired", "released"} {
+		p.did.WithLabelValues(action) // shown as 0, so that an alert has something to compare with
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "kmesh_build_info",
@@ -73,7 +81,7 @@ func New(opts Options) *Probe {
 		ConstLabels: prometheus.Labels{"version": clean(opts.Version)},
 	})
 	build.Set(1)
-	p.registry.MustRegister(p.swept, build, newCollector(opts),
+	p.registry.MustRegister(p.swept, p.did, build, newCollector(opts),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return p
 }
@@ -87,3 +95,6 @@ func (p *Probe) Swept(kind string, n int) {
 		p.swept.WithLabelValues(kind).Add(float64(n))
 	}
 }
+
+// Did counts what was done to pods.
+func (p *Probe) Did(action string, n int) { p.did.WithLabelValues(action).Add(float64(n)) }

@@ -66,7 +66,8 @@ func full() *fake {
 			Problems:   []*apiv1.Verdict{{Class: "invalid"}},
 			Verdicts:   []*apiv1.Verdict{{Class: "not-enforced"}, {Class: "not-enforced"}},
 			Maps:       []*apiv1.Map{{Name: "km_endpoints", Entries: 3, Capacity: 200000}},
-			Pods:       &apiv1.PodCounts{Live: 2, LinksLive: 22, LinksSevered: 1},
+			Pods:       &apiv1.PodCounts{Live: 2, LinksLive: 22, LinksSevered: 1, Draining: 3},
+			Kubernetes: &apiv1.Kubernetes{Synced: true, Plans: []*apiv1.PodPlan{{Name: "a"}, {Name: "b"}}},
 		},
 	}
 }
@@ -103,9 +104,11 @@ func TestMetrics(t *testing.T) {
 	p.Swept("link", 2)
 	p.Swept("link", 1)
 	p.Swept("pod", 0)
+	p.Did("drift_repaired", 2)
 	want := strings.Split(strings.TrimSpace(`
 kmesh_active_connections{cluster="v1",scope="",service="echo"} 3
 kmesh_active_connections{cluster="v1",scope="shop/web/",service="echo"} 0
+kmesh_api_server_connected 1
 kmesh_build_info{version="v1"} 1
 kmesh_config_errors 1
 kmesh_config_generation 12
@@ -117,6 +120,12 @@ kmesh_map_capacity{map="km_endpoints"} 200000
 kmesh_map_entries{map="km_endpoints"} 3
 kmesh_passed_total{cluster="v1",scope="",service="echo"} 9
 kmesh_passed_total{cluster="v1",scope="shop/web/",service="echo"} 0
+kmesh_pod_actions_total{action="drift_repaired"} 2
+kmesh_pod_actions_total{action="enroll_failed"} 0
+kmesh_pod_actions_total{action="late_enrolled"} 0
+kmesh_pod_actions_total{action="released"} 0
+kmesh_pods_unsettled 2
+kmesh_pods{state="draining"} 3
 kmesh_pods{state="drift"} 0
 kmesh_pods{state="live"} 2
 kmesh_pods{state="severed"} 0
@@ -179,7 +188,7 @@ func TestLint(t *testing.T) {
 			t.Errorf("%s is a %v", name, family.GetType())
 		}
 	}
-	if want := len(all) + 2; seen != want {
+	if want := len(all) + 3; seen != want {
 		t.Errorf("%d families of ours, want %d", seen, want)
 	}
 }
@@ -207,6 +216,8 @@ func TestAwkwardSources(t *testing.T) {
 			[]string{"kmesh_map_", "kmesh_pods", "kmesh_config_"}},
 		{"an empty status", func(f *fake) { f.status = &apiv1.StatusResponse{} },
 			[]string{`kmesh_config_generation 0`, `kmesh_pods{state="live"} 0`, `kmesh_xds_connected 0`}, nil},
+		{"API server away", func(f *fake) { f.status.Kubernetes.Problem = "refused" }, []string{`kmesh_api_server_connected 0`}, nil},
+		{"no API server", func(f *fake) { f.status.Kubernetes = nil }, nil, []string{"kmesh_api_server_connected", "kmesh_pods_unsettled"}},
 		{"not connected", func(f *fake) { f.status.Xds.Connected = false }, []string{`kmesh_xds_connected 0`}, nil},
 	}
 	for _, tt := range tests {

@@ -74,22 +74,25 @@ func (p *Publisher) Counters(ctx context.Context) (Counters, error) {
 			open[bpf.StatsKey{Service: s.Service, Cluster: s.Cluster}]++
 		}
 	}
+	active := make(map[uint32]uint64)
+	p.addRunning(active, false)
 	names, endpoints, scopes := p.index()
 	var c Counters
 	err = errors.Join(
-		readCounters(ctx, p.rt.Stats, func(k bpf.StatsKey, v bpf.Stats) {
+		readCounted(ctx, p.rt, "km_stats", func(k bpf.StatsKey, v bpf.Stats) {
 			svc, cl := names[k.Service], names[k.Cluster]
 			if svc.kind == bpf.NameService && cl.kind == bpf.NameCluster {
 				c.Uses = append(c.Uses, Use{scopes[svc.scope], svc.name, cl.name, v, open[k]})
 			}
 		}),
-		readCounters(ctx, p.rt.Refusals, func(k bpf.RefusalKey, n uint64) {
+		readCounted(ctx, p.rt, "km_refusals", func(k bpf.RefusalKey, n uint64) {
 			if svc := names[k.Service]; svc.kind == bpf.NameService {
 				c.Refusals = append(c.Refusals, Refusal{scopes[svc.scope], svc.name, bpf.Reason(k.Reason), n})
 			}
 		}),
 		readCounters(ctx, p.rt.Active, func(id uint32, n uint64) {
 			e, ok := endpoints[id]
+			n += active[id]
 			if cl := names[e.Cluster]; ok && n > 0 {
 				c.Endpoints = append(c.Endpoints, EndpointUse{scopes[cl.scope], cl.name, endpointAddr(e), n})
 			}
@@ -129,6 +132,29 @@ func readCounters[K comparable, V any](ctx context.Context, m *ebpf.Map, each fu
 		}
 	}
 	return fmt.Errorf("read %v: %w", m, err)
+}
+
+// readCounted calls each for every entry that has counts, with those of other layouts.
+func readCounted[K comparable, V any](ctx context.Context, rt *bpf.Runtime, name string, each func(K, V)) error {
+	maps, done, err := rt.Counted(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	sums := make(map[K]V)
+	for _, m := range maps {
+		if err := readCounters(ctx, m, func(k K, v V) {
+			sum := sums[k]
+			bpf.Sum(&sum, &v)
+			sums[k] = sum
+		}); err != nil {
+			return err
+		}
+	}
+	for k, v := range sums {
+		each(k, v)
+	}
+	return nil
 }
 
 // Fill is how full a map is.

@@ -28,7 +28,7 @@ func (u *RouteUse) Route() *mesh.Route { return u.VirtualHost.Routes[u.Index] }
 // virtual host, in the order in which they are tried.
 func (p *Publisher) RouteUses(ctx context.Context) ([]RouteUse, error) {
 	requests := make(map[uint32]uint64)
-	err := readCounters(ctx, p.rt.Requests, func(k bpf.RequestKey, v bpf.RequestStats) { requests[k.Route] += v.Count })
+	err := readCounted(ctx, p.rt, "km_requests", func(k bpf.RequestKey, v bpf.RequestStats) { requests[k.Route] += v.Count })
 	if err != nil {
 		return nil, fmt.Errorf("requests of routes: %w", err)
 	}

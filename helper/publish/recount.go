@@ -39,7 +39,7 @@ func (r *Recounter) Recount(ctx context.Context) (int, error) {
 			open[s.Endpoint]++
 		}
 	}
-	r.p.addRunning(open)
+	r.p.addRunning(open, true)
 	counted := make(map[uint32]uint64)
 	if err := readCounters(ctx, r.p.rt.Active, func(id uint32, n uint64) { counted[id] = n }); err != nil {
 		return 0, fmt.Errorf("recount: %w", err)
@@ -64,17 +64,19 @@ func (r *Recounter) Recount(ctx context.Context) (int, error) {
 	return corrected, nil
 }
 
-// addRunning adds the requests of which the response is to come. Flows change while
-// they are read; what was read wrong once is not read wrong by the same amount twice.
-func (p *Publisher) addRunning(open map[uint32]uint64) {
+// addRunning adds the requests of which the response is to come, on the legs that the
+// programs count or on the others. Flows change while they are read; what was read
+// wrong once is not read wrong by the same amount twice.
+func (p *Publisher) addRunning(open map[uint32]uint64, counted bool) {
 	flows := p.rt.Flows()
 	for i := range flows {
 		f := &flows[i]
 		if f.State == bpf.FlowFree || f.State == bpf.FlowClosed || f.Pending == 0 || f.Flags&bpf.FlowIdle != 0 {
 			continue
 		}
-		leg := f.Legs[int(f.Leg)%len(f.Legs)]
-		open[leg.Endpoint] += uint64(f.Pending)
+		if leg := f.Legs[int(f.Leg)%len(f.Legs)]; leg.Flags&bpf.LegCounted != 0 == counted {
+			open[leg.Endpoint] += uint64(f.Pending)
+		}
 	}
 }
 

@@ -37,6 +37,8 @@ func TestRecountRunning(t *testing.T) {
 	f.Legs[1].Endpoint, f.Leg, f.Pending = id, 1, 2
 	check("a flow that is free", 0)
 	f.State = bpf.FlowOpen
+	check("two requests of a policy that does not ask", 0)
+	f.Legs[1].Flags, flows[0].Legs[0].Flags = bpf.LegCounted, bpf.LegCounted
 	check("two requests", 2)
 	flows[0].State, flows[0].Pending, flows[0].Legs[0].Endpoint = bpf.FlowOpen, 1, id
 	check("and another", 3)

@@ -38,7 +38,7 @@ type EventCount struct {
 func (p *Publisher) HTTPCounters(ctx context.Context) (HTTPCounters, error) {
 	names, _, scopes := p.index()
 	var c HTTPCounters
-	err := readCounters(ctx, p.rt.Requests, func(k bpf.RequestKey, v bpf.RequestStats) {
+	err := readCounted(ctx, p.rt, "km_requests", func(k bpf.RequestKey, v bpf.RequestStats) {
 		svc, cl, route := names[k.Service], names[k.Cluster], names[k.Route]
 		if svc.kind != bpf.NameService || k.Cluster != 0 && cl.kind != bpf.NameCluster ||
 			k.Route != 0 && route.kind != bpf.NameRoute {

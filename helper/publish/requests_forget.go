@@ -17,7 +17,7 @@ import (
 // for after the entries were read: a pod that is new then is not taken for gone.
 func (p *Publisher) ForgetRequests(ctx context.Context, alive func(context.Context) (map[uint64]bool, error)) (int, error) {
 	var keys []bpf.RequestKey
-	if err := readCounters(ctx, p.rt.Requests, func(k bpf.RequestKey, _ bpf.RequestStats) { keys = append(keys, k) }); err != nil {
+	if err := readCounted(ctx, p.rt, "km_requests", func(k bpf.RequestKey, _ bpf.RequestStats) { keys = append(keys, k) }); err != nil {
 		return 0, fmt.Errorf("forget requests: %w", err)
 	}
 	if len(keys) == 0 {
@@ -27,13 +27,20 @@ func (p *Publisher) ForgetRequests(ctx context.Context, alive func(context.Conte
 	if err != nil {
 		return 0, fmt.Errorf("forget requests: %w", err)
 	}
+	maps, done, err := p.rt.Counted("km_requests")
+	if err != nil {
+		return 0, fmt.Errorf("forget requests: %w", err)
+	}
+	defer done()
 	n := 0
 	for _, k := range keys {
 		if pods[k.Pod] {
 			continue
 		}
-		if err := p.rt.Requests.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return n, fmt.Errorf("forget requests: %w", err)
+		for _, m := range maps {
+			if err := m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return n, fmt.Errorf("forget requests: %w", err)
+			}
 		}
 		n++
 	}

@@ -255,6 +255,9 @@ func (s *Store) mergeAll() {
 // readiness tells whether a cluster can be referred to. One that is in the last
 // snapshot stays usable while its newest version is not.
 func (s *Store) readiness(name string) (readiness, string) {
+	if name == envoy.RefusedCluster {
+		return ready, ""
+	}
 	e := s.clusters[name]
 	if e == nil {
 		return missing, "there is no cluster of this name"
@@ -274,8 +277,14 @@ func (s *Store) readiness(name string) (readiness, string) {
 	return warming, ""
 }
 
+// refused is where connections end that are refused, whatever clusters there are.
+var refused = &mesh.Cluster{Name: envoy.RefusedCluster, Kind: mesh.Refused}
+
 // clusterFor returns the version of a cluster to serve.
 func (s *Store) clusterFor(name string) *mesh.Cluster {
+	if name == envoy.RefusedCluster {
+		return refused
+	}
 	if m, ok := s.build.merged[name]; ok {
 		return m.cluster
 	}

@@ -37,7 +37,10 @@ type Options struct {
 	// earlier run's state is serving: the first snapshot takes away what it does
 	// not have. Zero: not at all; negative: as long as it takes.
 	HoldFirst time.Duration
-	Logger    *slog.Logger
+	// RefuseActions refuses what would be served without an action that cannot be
+	// enforced.
+	RefuseActions bool
+	Logger        *slog.Logger
 }
 
 // Store keeps resources and builds snapshots. It is an xds.Consumer.
@@ -199,6 +202,9 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 	case xds.ListenerType:
 		bad, changed = s.listeners.put(r, func() (*envoy.Listener, []mesh.Verdict) {
 			l := envoy.TranslateListener(r.Message.(*listenerv3.Listener), r.Source)
+			if s.opts.RefuseActions {
+				l.Refuse()
+			}
 			return l, l.Verdicts
 		})
 		if l, ok := r.Message.(*listenerv3.Listener); ok {
@@ -207,6 +213,9 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 	case xds.ClusterType:
 		bad, changed = s.clusters.put(r, func() (*envoy.Cluster, []mesh.Verdict) {
 			c := envoy.TranslateCluster(r.Message.(*clusterv3.Cluster), r.Source)
+			if s.opts.RefuseActions {
+				c.Refuse()
+			}
 			return c, c.Verdicts
 		})
 		if c, ok := r.Message.(*clusterv3.Cluster); ok {
@@ -238,6 +247,9 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 		}
 		bad, changed = s.routes.put(r, func() (*envoy.RouteConfig, []mesh.Verdict) {
 			rc := envoy.TranslateRoutes(r.Message.(*routev3.RouteConfiguration), r.Source)
+			if s.opts.RefuseActions {
+				rc.Refuse()
+			}
 			if e := s.routes[r.Name]; e.hasGood {
 				rc.Adopt(e.good)
 			}

@@ -45,6 +45,7 @@ type variant struct {
 type bed struct {
 	n        *node.Node
 	self     string // this program, for package load
+	fortio   string
 	pin      [2]string
 	variants map[string]*variant
 	cpu      *accountant
@@ -57,6 +58,11 @@ func newBed(ctx context.Context, n *node.Node, pin string) (*bed, error) {
 	if b.self, err = os.Executable(); err != nil {
 		return nil, err
 	}
+	dir, err := node.Programs(ctx, "fortio")
+	if err != nil {
+		return nil, err
+	}
+	b.fortio = filepath.Join(dir, "fortio")
 	if b.pin, err = placement(pin); err != nil {
 		return nil, err
 	}
@@ -153,10 +159,13 @@ func (b *bed) pods(ctx context.Context, name string, annotations map[string]stri
 	return v, nil
 }
 
-// serve starts the servers of package load, which live as long as the pod.
+// serve starts the servers, package load's and fortio's, which live as long as the pod.
 func (b *bed) serve(ctx context.Context, p *node.Pod, at netip.Addr) error {
 	cmd := b.command(context.WithoutCancel(ctx), serverSide, b.self, "load", "serve", "-at", at.String())
-	return b.background(ctx, p, cmd, at, load.Ports(), "")
+	if err := b.background(ctx, p, cmd, at, load.Ports(), ""); err != nil {
+		return err
+	}
+	return b.serveFortio(ctx, p, at)
 }
 
 // background starts a program that serves ports in a pod, and waits until it does.
@@ -288,7 +297,7 @@ func (b *bed) haproxy(ctx context.Context) error {
 	if err := b.serve(ctx, v.server, loopback); err != nil {
 		return err
 	}
-	both := []uint16{load.HTTPPort, load.EchoPort, load.SinkPort, load.PagePort}
+	both := []uint16{load.HTTPPort, load.EchoPort, load.SinkPort, load.PagePort, fortioPort}
 	for side, s := range []struct {
 		pod   *node.Pod
 		name  string

@@ -102,9 +102,9 @@ func TestBench(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
-	// Routed: three of each keep-alive, two of each that switches, connections, pages; a foreign packet in two programs;
-	// five of L4; two of the plugin's.
-	if len(r.Table) != 3+3+2+2+1+1+2+5+2 {
+	// Routed: three of each keep-alive, two of each that switches, connections, three of each of fortio's, pages; a foreign
+	// packet in two programs; five of L4; two of the plugin's.
+	if len(r.Table) != 3+3+2+2+1+3+3+1+2+5+2 {
 		t.Errorf("%d rows", len(r.Table))
 	}
 	if !strings.Contains(r.Command, "-table "+kept) {

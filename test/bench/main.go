@@ -43,7 +43,7 @@ type settings struct {
 var modes = map[string]settings{
 	// Many short rounds rather than few long ones: what else runs on the machine comes and goes within seconds.
 	"quick": {Rounds: 8, Repeats: 3, Noise: 0.15, Duration: time.Second, Adds: 100, Connects: 5000, Pin: pinOne},
-	"full":  {Rounds: 15, Repeats: 5, Noise: 0.15, Duration: 3 * time.Second, Adds: 500, Connects: 20000, Pin: pinOne},
+	"full":  {Rounds: 12, Repeats: 5, Noise: 0.15, Duration: 3 * time.Second, Adds: 500, Connects: 20000, Pin: pinOne},
 }
 
 func main() {
@@ -121,7 +121,7 @@ func measureAll(ctx context.Context, s settings, chosen func(key string) bool, b
 	if r.Machine, err = thisMachine(ctx); err != nil {
 		return r, err
 	}
-	progress("making the node (the first time, its CNI plugins are built)")
+	progress("making the node (the first time, its CNI plugins are built, and fortio)")
 	n, err := node.New(ctx, node.Options{BinDir: bin})
 	if err != nil {
 		return r, err
@@ -143,6 +143,11 @@ func measureAll(ctx context.Context, s settings, chosen func(key string) bool, b
 	if err != nil {
 		return r, err
 	}
+	tool, err := fortioVersion(ctx, b.fortio)
+	if err != nil {
+		return r, err
+	}
+	r.Machine.Tools = append(r.Machine.Tools, tool)
 	r.CPUMethod, r.Machine.Clients, r.Machine.Servers = b.cpu.method(), b.pin[clientSide], b.pin[serverSide]
 
 	var stolen, measured float64 // microseconds, the second of each processor

@@ -17,7 +17,7 @@ import (
 //go:embed mesh/*.yaml haproxy/*.cfg *.lua
 var files embed.FS
 
-// Addresses of the services, behind the ports of package load.
+// Addresses of the services, behind the ports of package load and fortio's.
 var (
 	vip       = netip.MustParseAddr("10.96.0.1") // the endpoint chosen at connect
 	vipL7     = netip.MustParseAddr("10.96.0.2") // requests routed, at SwitchPort to three endpoints by path
@@ -78,6 +78,7 @@ func meshOf(version int, server, beside, own netip.Addr) mesh {
 		}
 		http(load.HTTPPort, map[string]uint16{"/": load.HTTPPort})
 		http(load.PagePort, map[string]uint16{"/": load.PagePort})
+		http(fortioPort, map[string]uint16{"/": fortioPort})
 		http(load.SwitchPort, map[string]uint16{"/a": load.SwitchPorts[0], "/b": load.SwitchPorts[1], "/c": load.SwitchPorts[2]})
 	}
 	m.Clusters = append(m.Clusters, cluster{"same", netip.AddrPortFrom(server, load.SwitchPort)})

@@ -147,7 +147,7 @@ func routedRows(o outcome) []row {
 		Must: fmt.Sprintf(">= %.2fx", mustRouted), Reached: atLeast(to[l7].Rate, mustRouted),
 		Design: fmt.Sprintf(">= %.2fx", designRouted), There: atLeast(to[l7].Rate, designRouted),
 	}}
-	if strings.HasPrefix(o.Key, "keepalive") {
+	if strings.HasPrefix(o.Key, "keepalive") || strings.HasPrefix(o.Key, "fortio") {
 		rows = append(rows, row{
 			What: of + "p50", HAProxy: ratio(to[haproxy].P50), Kmesh: ratio(to[l7].P50),
 			Must: fmt.Sprintf("<= %.2fx", mustP50), Reached: atMost(to[l7].P50, mustP50),
@@ -238,7 +238,8 @@ func (r report) markdown() string {
 		}
 	}
 	say("\nCPU: %s. A connect's CPU holds the making and the end of its connection too. Softirq: their share of the machine's busy time, by /proc/stat's ticks.", r.CPUMethod)
-	say("p50 and p99 of HTTP are wrk's, which knows whole microseconds only, and adds what a stalled connection would have sent.\n")
+	say("p50 and p99 of HTTP are wrk's, which knows whole microseconds only, and adds what a stalled connection would have sent.")
+	say("fortio's are its own: it knows buckets, below a millisecond 10 to 25 %% wide, and takes a line within one. Its rows tell of a usual client and server, the others of the way between two that cost as little as they can.\n")
 
 	r.sayPackets(say, line, head)
 	if r.Adds.N == 0 {

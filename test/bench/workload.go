@@ -29,6 +29,7 @@ type workload struct {
 
 	others []string // variants beside direct
 	client func(b *bed, v *variant, s settings) []string
+	parse  func(out []byte) (counted, error) // what the client printed; nil: parse
 	// middle: the rate is the median's, since a mean of what takes microseconds tells of interrupts.
 	middle bool
 	// switches: the variant l7 has another endpoint for each request than for the one before.
@@ -56,6 +57,14 @@ var workloads = []workload{
 		// Time bounds the number, and the server closes first: clients' ports do not run out.
 		Key: "close", What: "connection per request, 8 at a time", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
 		others: []string{kmesh, l7, haproxy}, client: wrk(8, "-H", "Connection: close"),
+	},
+	{
+		Key: "fortio1", What: "fortio to a Go server: keep-alive HTTP, 1 connection", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
+		others: []string{l7, haproxy}, client: fortio(1), parse: parseFortio,
+	},
+	{
+		Key: "fortio8", What: "fortio to a Go server: keep-alive HTTP, 8 connections", Unit: "requests/s", Work: "request", PerWork: 1, PerUnit: 1,
+		others: []string{l7, haproxy}, client: fortio(8), parse: parseFortio,
 	},
 	{
 		Key: "echo", What: "L4 request/response, 1 byte, 1 connection", Unit: "exchanges/s", Work: "exchange", PerWork: 1, PerUnit: 1,
@@ -143,7 +152,11 @@ func (b *bed) measure(ctx context.Context, w workload, name string, s settings) 
 	if err != nil {
 		return sample{}, usage{}, err
 	}
-	c, err := parse(out)
+	read := parse
+	if w.parse != nil {
+		read = w.parse
+	}
+	c, err := read(out)
 	if err != nil {
 		return sample{}, usage{}, err
 	}

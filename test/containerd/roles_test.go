@@ -4,9 +4,11 @@ package containerd
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,7 +40,8 @@ func TestMain(m *testing.M) {
 }
 
 // beInit makes this process, the first in new mount and pid namespaces, a machine of its own (an empty /run but for
-// the node's folder, a /var/lib that forgets, its own /proc) and becomes argv.
+// the node's folder, a /var/lib that forgets, its own /proc) and keeps argv running: it starts it again when somebody has
+// killed it, as an init system does.
 func beInit(dir string, argv []string) error {
 	if err := os.Unsetenv(initEnv); err != nil {
 		return err
@@ -46,12 +49,20 @@ func beInit(dir string, argv []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making all mounts private: %w", err)
 	}
+	// What a covered mount is looked up by is its path: this one would be taken for the one that is to come.
+	if err := unix.Unmount("/run/netns", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("leaving the machine's /run/netns: %w", err)
+	}
 	keep, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
 		return fmt.Errorf("mounting an empty /run: %w", err)
+	}
+	// As systemd makes it: containers see the network namespaces that are mounted there later.
+	if err := unix.Mount("", "/run", "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("sharing the mounts of /run: %w", err)
 	}
 	for _, d := range []string{dir, "/run/upper", "/run/work"} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -73,7 +84,36 @@ func beInit(dir string, argv []string) error {
 	if err := unix.Sethostname([]byte("kmesh-test")); err != nil {
 		return err
 	}
-	return unix.Exec(argv[0], argv, os.Environ())
+	for {
+		killed, err := supervise(argv)
+		if !killed {
+			return err
+		}
+	}
+}
+
+// supervise runs argv until it ends, and collects all other processes that end meanwhile: orphans are given to the first
+// process. killed: by SIGKILL.
+func supervise(argv []string) (killed bool, err error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return false, err
+	}
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return false, err
+		case pid != cmd.Process.Pid:
+		case status.Signaled() && status.Signal() == unix.SIGKILL:
+			return true, nil
+		default:
+			return false, fmt.Errorf("%s ended with status %d", argv[0], status.ExitStatus())
+		}
+	}
 }
 
 // called is a line of the recorder: what one call of the plugin brought.

@@ -20,7 +20,10 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"kmesh/test/node"
+	"kmesh/test/oci"
 )
+
+const sandboxImage = "kmesh.test/pause:1"
 
 const remedy = "run make test, or test/containerd/setup.sh once"
 
@@ -108,12 +111,20 @@ state = "/run/containerd"
 // machine is a containerd on a node.
 type machine struct {
 	n        *node.Node
+	places   places
 	cri      cri.RuntimeServiceClient
 	recorded string // file of the recorder
+	ctr      string // containerd's own client
+	proc     *node.Process
 }
 
 // start runs a containerd until the test ends.
 func start(t *testing.T, f flavour) *machine {
+	t.Helper()
+	return startWith(t, f, node.Options{})
+}
+
+func startWith(t *testing.T, f flavour, opts node.Options) *machine {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -123,19 +134,20 @@ func start(t *testing.T, f flavour) *machine {
 			t.Fatalf("%s is not there: %v: %s", f.name, err, remedy)
 		}
 	}
-	n := node.ForTest(t, node.Options{CNIVersion: f.cniVersion})
+	opts.CNIVersion = f.cniVersion
+	n := node.ForTest(t, opts)
 	dir := filepath.Join(n.Dir, "containerd")
 	p := places{
 		root: filepath.Join(dir, "root"), opt: filepath.Join(dir, "opt"), socket: filepath.Join(dir, "sock"),
 		cniBin: filepath.Join(dir, "cni-bin"), cniConf: filepath.Join(dir, "cni.d"), runc: filepath.Join(cache, f.runc),
 	}
-	m := &machine{n: n, recorded: filepath.Join(dir, "recorded")}
+	m := &machine{n: n, places: p, recorded: filepath.Join(dir, "recorded")}
 	for _, d := range []string{p.root, p.opt, p.cniBin, p.cniConf} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	m.network(ctx, t, p)
+	m.network(ctx, t, opts.NoKmesh)
 	config := filepath.Join(dir, "config.toml")
 	if err := os.WriteFile(config, []byte(f.config(p)), 0o600); err != nil {
 		t.Fatal(err)
@@ -154,6 +166,7 @@ func start(t *testing.T, f flavour) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.proc = proc
 	t.Cleanup(func() {
 		proc.Kill() // the first process of its pid namespace: shims and pods end with it
 		if t.Failed() {
@@ -175,7 +188,16 @@ func start(t *testing.T, f flavour) *machine {
 	t.Cleanup(func() { conn.Close() })
 	m.cri = cri.NewRuntimeServiceClient(conn)
 	m.waitReady(ctx, t, f, proc)
-	m.importImage(ctx, t, filepath.Join(cache, f.ctr), p.socket, dir)
+	m.ctr = filepath.Join(cache, f.ctr)
+	bin, err := node.Programs(ctx, "pause")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(dir, "image.tar")
+	if err := oci.WriteImage(image, sandboxImage, filepath.Join(bin, "pause")); err != nil {
+		t.Fatal(err)
+	}
+	m.importImage(ctx, t, image)
 	return m
 }
 
@@ -190,8 +212,9 @@ func cacheDir(t *testing.T) string {
 }
 
 // network gives containerd the node's own chain, with the recorder at its end.
-func (m *machine) network(ctx context.Context, t *testing.T, p places) {
+func (m *machine) network(ctx context.Context, t *testing.T, noKmesh bool) {
 	t.Helper()
+	p := m.places
 	var conf map[string]any
 	if err := json.Unmarshal(m.n.Conflist(), &conf); err != nil {
 		t.Fatal(err)
@@ -207,7 +230,10 @@ func (m *machine) network(ctx context.Context, t *testing.T, p places) {
 	if err := os.WriteFile(filepath.Join(p.cniConf, "10-kmesh-test.conflist"), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	plugins := []string{"bridge", "host-local", "loopback", "kmesh-cni"}
+	plugins := []string{"bridge", "host-local", "loopback"}
+	if !noKmesh {
+		plugins = append(plugins, "kmesh-cni")
+	}
 	dir, err := node.Programs(ctx, plugins...)
 	if err != nil {
 		t.Fatal(err)
@@ -266,20 +292,22 @@ func (m *machine) ready(ctx context.Context, version string) error {
 	return nil
 }
 
-func (m *machine) importImage(ctx context.Context, t *testing.T, ctr, socket, dir string) {
+func (m *machine) importImage(ctx context.Context, t *testing.T, image string) {
 	t.Helper()
-	bin, err := node.Programs(ctx, "pause")
-	if err != nil {
-		t.Fatal(err)
+	m.ctrImages(ctx, t, "import", image)
+}
+
+func (m *machine) ctrImages(ctx context.Context, t *testing.T, args ...string) {
+	t.Helper()
+	args = append([]string{m.ctr, "--address", m.places.socket, "--namespace", "k8s.io", "images"}, args...)
+	if out, err := m.command(ctx, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	image := filepath.Join(dir, "image.tar")
-	if err := writeImage(filepath.Join(bin, "pause"), image); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.CommandContext(ctx, ctr, "--address", socket, "--namespace", "k8s.io", "images", "import", image).CombinedOutput()
-	if err != nil {
-		t.Fatalf("importing the sandbox image: %v\n%s", err, out)
-	}
+}
+
+// command is run where containerd sees what is mounted, as an administrator's is on a node.
+func (m *machine) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{fmt.Sprintf("--mount=/proc/%d/ns/mnt", m.proc.Process.Pid), "--"}, args...)...)
 }
 
 // calls are what the recorder saw of a sandbox.

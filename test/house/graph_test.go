@@ -17,11 +17,13 @@ const module = "kmesh/"
 // Test files are free: they may reach for whatever shows that the code is right.
 var allowed = map[string][]string{
 	// The kernel half, and where it meets a pod.
-	"bpf":   {},
-	"netns": {"bpf"},
+	"bpf":             {},
+	"netns":           {"bpf", "netns/failpoint"},
+	"netns/failpoint": {}, // empty, but for tests of faults
 
 	// The plugin.
-	"cni":           {"netns", "cni/optin"},
+	"cni":           {"netns", "cni/entry", "cni/optin"},
+	"cni/entry":     {},
 	"cni/optin":     {},
 	"cni/kmesh-cni": {"cni"},
 
@@ -38,7 +40,11 @@ var allowed = map[string][]string{
 	"helper/balance":            {"helper/mesh"},
 	"helper/resolve":            {"helper/mesh"},
 	"helper/publish":            {"helper/mesh", "helper/automaton", "helper/balance", "bpf"},
-	"helper/pods":               {"netns", "bpf", "cni/optin"},
+	"helper/pods":               {"netns", "bpf", "cni/optin", "helper/pods/plan", "helper/pods/cached", "helper/pods/hint"},
+	"helper/pods/plan":          {"cni/optin"},
+	"helper/pods/cached":        {"netns"},
+	"helper/pods/hint":          {"netns"},
+	"helper/pods/kube":          {"cni/optin", "helper/pods/plan"},
 	"helper/probe":              {"helper/mesh", "helper/publish", "helper/api/v1"},
 	"helper/api": {
 		"helper/api/v1", "helper/mesh", "helper/xds", "helper/snapshot", "helper/publish", "netns", "bpf",
@@ -50,9 +56,9 @@ var allowed = map[string][]string{
 		"bpf", "netns",
 		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
 		"helper/snapshot", "helper/automaton", "helper/balance", "helper/resolve",
-		"helper/publish", "helper/pods", "helper/probe", "helper/api", "helper/api/v1", "helper/installed",
+		"helper/publish", "helper/pods", "helper/pods/kube", "helper/probe", "helper/api", "helper/api/v1", "helper/installed",
 	},
-	"helper/kmesh-helper": {"helper/controller", "netns", "bpf"},
+	"helper/kmesh-helper": {"helper/controller", "helper/pods/cached", "netns", "bpf"},
 	"helper/kmeshctl": {
 		"helper/api/v1", "helper/mesh",
 		// What it computes itself, from files: explain --offline and diff.
@@ -60,9 +66,15 @@ var allowed = map[string][]string{
 	},
 
 	// The installer.
-	"install":               {"install/conflist"},
-	"install/conflist":      {},
-	"install/kmesh-install": {"install"},
+	"install":                {"cni/entry", "install/conflist", "install/place"},
+	"install/conflist":       {},
+	"install/place":          {},
+	"install/events":         {"install"},
+	"install/kmesh-install":  {"install", "install/events", "cni/entry"},
+	"install/kmesh-cni-stub": {"cni/entry"},
+
+	// The image has programs, and imports none.
+	"manifests/image": {},
 
 	// Tests import what they test.
 	"test/...": {"..."},
@@ -73,7 +85,7 @@ var allowed = map[string][]string{
 var pure = []string{
 	"helper/mesh", "helper/translate/envoy", "helper/translate/workload",
 	"helper/automaton", "helper/balance", "helper/head", "helper/explain", "helper/routediff",
-	"cni/optin", "install/conflist",
+	"cni/optin", "cni/entry", "helper/pods/plan", "install/conflist",
 }
 
 // forbidden keeps modules (prefixes of import paths) out of everything that a
@@ -84,7 +96,7 @@ var forbidden = []struct {
 	why      string
 }{
 	{
-		[]string{"cni/kmesh-cni", "cni", "netns", "bpf", "cni/optin"},
+		[]string{"cni/kmesh-cni", "cni", "netns", "netns/failpoint", "bpf", "cni/optin", "cni/entry", "install/kmesh-cni-stub"},
 		[]string{
 			"k8s.io/", "google.golang.org/grpc", "google.golang.org/protobuf", "github.com/envoyproxy/",
 			"github.com/cncf/", "github.com/prometheus/", "net/http",
@@ -97,9 +109,24 @@ var forbidden = []struct {
 		"a pure package touches no kernel",
 	},
 	{
+		[]string{"helper/pods"},
+		[]string{"k8s.io/"},
+		"only helper/pods/kube speaks to the API server",
+	},
+	{
+		[]string{"helper/controller", "helper/kmesh-helper"},
+		[]string{"k8s.io/client-go/kubernetes", "k8s.io/api/apps"},
+		"of Kubernetes' API only the core group is linked: all groups cost each node memory",
+	},
+	{
 		[]string{"helper/kmeshctl"},
 		[]string{"github.com/cilium/ebpf", "github.com/vishvananda/", "k8s.io/"},
 		"kmeshctl asks the helper, or reads files: it touches neither the kernel nor the API server",
+	},
+	{
+		[]string{"install"},
+		[]string{"k8s.io/client-go", "github.com/cilium/ebpf", "github.com/vishvananda/"},
+		"events are behind an interface, and the installer touches files only",
 	},
 }
 

@@ -3,6 +3,7 @@
 package l4
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -178,5 +179,25 @@ func TestSocketsOutliveTheirService(t *testing.T) {
 	}
 	if err := client.Hangup(b.ctx, kept.Handle); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestGovernanceIsNoEnforcement: a connection to an address that is no service's is none of the mesh's, also when it is
+// an endpoint's own. Whoever must be kept from an endpoint needs a network policy.
+func TestGovernanceIsNoEnforcement(t *testing.T) {
+	b := newBed(t)
+	s := b.servers(wire.TCP, "server", 2)
+	b.publish(serve(mesh.TCP, to("c", mesh.Random, v4s(s[:1])...)))
+	client := b.pod("client", true)
+	if res := b.dial(client, wire.Dial{Network: wire.TCP, Addr: at(vip4)}); res.Server != "server0" || res.Peer != at(vip4) {
+		t.Errorf("through the service: %+v, want its endpoint and its address", res)
+	}
+	for i, server := range s { // one is an endpoint, one is not
+		if res := b.dial(client, wire.Dial{Network: wire.TCP, Addr: server.v4.String()}); res.Server != fmt.Sprint("server", i) || res.Peer != server.v4.String() {
+			t.Errorf("straight to a pod: %+v, want that pod", res)
+		}
+	}
+	if u := b.use("svc-"+mesh.TCP.String(), "c"); u.Opened != 1 {
+		t.Errorf("%d connections are counted, want the one through the service", u.Opened)
 	}
 }

@@ -46,6 +46,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rt.EachNetns = n.EachNetns
 	b := &bed{T: t, ctx: ctx, node: n, rt: rt}
 	t.Cleanup(func() {
 		for _, p := range n.Pods() {

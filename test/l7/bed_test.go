@@ -60,6 +60,8 @@ const (
 	direct mode = "direct" // not at all: clients connect straight to a server
 	tcx    mode = "tcx"
 	clsact mode = "clsact"
+	// by a kmesh-helper, which the test starts; it makes its clients then
+	running mode = "running"
 )
 
 const (
@@ -78,7 +80,9 @@ const (
 type bed struct {
 	t       testing.TB
 	mode    mode
-	small   bool // small tables: they overflow within a short test
+	small   bool              // small tables: they overflow within a short test
+	sizes   map[string]uint32 // of other tables
+	edition uint32
 	ctx     context.Context
 	node    *node.Node
 	rt      *bpf.Runtime       // nil when direct
@@ -105,10 +109,15 @@ func newBed(t testing.TB, m mode) *bed {
 
 func newBedWith(t testing.TB, m mode, small bool) *bed {
 	t.Helper()
+	return newBedOf(t, m, small, nil)
+}
+
+func newBedOf(t testing.TB, m mode, small bool, sizes map[string]uint32) *bed {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
-	b := &bed{t: t, mode: m, small: small, ctx: ctx, node: node.ForTest(t, node.Options{})}
-	if m != direct {
+	b := &bed{t: t, mode: m, small: small, sizes: sizes, ctx: ctx, node: node.ForTest(t, node.Options{})}
+	if m != direct && m != running {
 		b.load()
 		b.publish(t, func() {}) // live, with nothing in it
 	}
@@ -125,11 +134,14 @@ func newBedWith(t testing.TB, m mode, small bool) *bed {
 			}
 		}
 	})
-	for i := range nClients {
-		b.clients = append(b.clients, b.client(fmt.Sprintf("client%d", i)))
-	}
 	for i := range nServers {
 		b.pods = append(b.pods, b.pod(node.PodSpec{Name: fmt.Sprintf("e%d", i)}))
+	}
+	if m == running {
+		return b
+	}
+	for i := range nClients {
+		b.clients = append(b.clients, b.client(fmt.Sprintf("client%d", i)))
 	}
 	b.differ()
 	g, err := gate.Attach(b.node, b.clients[0])
@@ -148,14 +160,18 @@ func newBedWith(t testing.TB, m mode, small bool) *bed {
 // load loads the runtime, opening what is pinned already.
 func (b *bed) load() {
 	b.t.Helper()
-	opts := bpf.LoadOptions{BPFFS: b.node.BPFFS, PoisonHolds: true}
+	opts := bpf.LoadOptions{BPFFS: b.node.BPFFS, PoisonHolds: true, Edition: b.edition}
 	if b.small {
-		opts.MaxEntries = map[string]uint32{"km_flows": 256, "km_tuples": 256, "km_ended": 256, "km_legs": 1024, "km_holds": 32, "km_free_holds": 32}
+		opts.MaxEntries = map[string]uint32{"km_flows": 256, "km_tuples": 256, "km_over": 256, "km_ended": 256, "km_legs": 1024, "km_holds": 32, "km_free_holds": 32}
+	}
+	if b.sizes != nil {
+		opts.MaxEntries = b.sizes
 	}
 	var err error
 	if b.rt, err = bpf.Load(opts); err != nil {
 		b.t.Fatalf("%+v", err)
 	}
+	b.rt.EachNetns = b.node.EachNetns
 	if b.pub, err = publish.New(b.rt, slog.New(slog.DiscardHandler)); err != nil {
 		b.t.Fatal(err)
 	}
@@ -207,7 +223,7 @@ func (b *bed) pod(spec node.PodSpec) *node.Pod {
 func (b *bed) client(name string) *node.Pod {
 	b.t.Helper()
 	spec := node.PodSpec{Name: name}
-	if b.mode == tcx {
+	if b.mode == tcx || b.mode == running {
 		spec.Annotations = node.Enrolled()
 	}
 	p := b.pod(spec)
@@ -266,7 +282,7 @@ func (b *bed) snapshot() *mesh.Snapshot {
 func (b *bed) events(t testing.TB) []uint64 {
 	t.Helper()
 	out := make([]uint64, bpf.Events)
-	if b.mode == direct {
+	if b.rt == nil {
 		return out
 	}
 	for i := range out {

@@ -28,6 +28,8 @@ type load struct {
 	tell *atomic.Int64
 	// patient: an answer may take so long; default patience.
 	patient time.Duration
+	// opened, if there is one, sees each new connection.
+	opened func(c *conn)
 	// status503 says that a 503 of the program's own is no error, but counted.
 	status503 bool
 }
@@ -125,6 +127,9 @@ func (s *scene) connection(svc *service, l load, r *rand.Rand, left *atomic.Int6
 			t.mu.Lock()
 			t.opened++
 			t.mu.Unlock()
+			if l.opened != nil {
+				l.opened(c)
+			}
 		}
 		q, want := l.next(r)
 		rep, err := c.exchange(q, max(l.patient, patience))

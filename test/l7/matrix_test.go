@@ -3,6 +3,7 @@
 package l7
 
 import (
+	"slices"
 	"testing"
 )
 
@@ -50,7 +51,7 @@ func families(t *testing.T, run func(t *testing.T, v6 bool)) {
 func TestDirect(t *testing.T) {
 	b := newBed(t, direct)
 	t.Cleanup(func() { b.wantIdle(t) })
-	families(t, func(t *testing.T, v6 bool) { runRows(t, b, v6, plain) })
+	families(t, func(t *testing.T, v6 bool) { runRows(t, b, v6, plain, nil) })
 }
 
 // TestMatrix runs every row through Kmesh.
@@ -64,7 +65,7 @@ func TestMatrix(t *testing.T) {
 				for name, in := range map[string]where{"guess": guessed, "local": local} {
 					t.Run(name, func(t *testing.T) {
 						t.Parallel()
-						runRows(t, b, v6, in)
+						runRows(t, b, v6, in, nil)
 					})
 				}
 			})
@@ -72,9 +73,15 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-func runRows(t *testing.T, b *bed, v6 bool, in where) {
+// runRows runs the rows of these names, or all.
+func runRows(t *testing.T, b *bed, v6 bool, in where, names []string) {
+	for _, name := range names {
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.name == name }) {
+			t.Errorf("no row is called %q", name)
+		}
+	}
 	for _, r := range rows {
-		if r.in&in == 0 || slow[r.name] && !full {
+		if r.in&in == 0 || slow[r.name] && !full || names != nil && !slices.Contains(names, r.name) {
 			continue
 		}
 		t.Run(r.name, func(t *testing.T) {

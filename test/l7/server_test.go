@@ -127,13 +127,25 @@ func (l *counting) Accept() (net.Conn, error) {
 	return conn, nil
 }
 
+// serverPorts are the ports of all servers of this process.
+var serverPorts sync.Map
+
 // listen starts a server in a pod; serve runs until the listener is closed.
 func (s *scene) listen(p *node.Pod, serve func(e *server, l net.Listener)) *server {
 	s.Helper()
 	e := &server{name: p.Name, pod: p, conns: map[net.Conn]http.ConnState{}}
 	var l net.Listener
+	// A port that no other pod's server has: rules of the gate know packets by it.
 	err := p.Do(func() (err error) {
-		l, err = net.Listen("tcp", ":0")
+		for l == nil && err == nil {
+			if l, err = net.Listen("tcp", ":0"); err != nil {
+				return err
+			}
+			if _, taken := serverPorts.LoadOrStore(l.Addr().(*net.TCPAddr).Port, true); taken {
+				err = l.Close()
+				l = nil
+			}
+		}
 		return err
 	})
 	if err != nil {
@@ -149,6 +161,7 @@ func (s *scene) listen(p *node.Pod, serve func(e *server, l net.Listener)) *serv
 	s.Cleanup(func() {
 		l.Close()
 		<-done
+		serverPorts.Delete(int(e.port))
 		e.mu.Lock()
 		var rest []net.Conn
 		for c := range e.conns {

@@ -33,8 +33,8 @@ type volume struct {
 	name string
 	run  func(s *scene)
 	in   where
-	// fullOnly: not in the short run. Under loss about one request in 100,000 is answered
-	// 503 without a cause that is known yet, and held requests wait for the client's timer.
+	// fullOnly: not in the short run, since it waits for TCP's timers: those of lost packets, and those that bring
+	// held requests again, which double.
 	fullOnly bool
 }
 
@@ -43,6 +43,8 @@ var volumes = []volume{
 	{"switching, 1 % lost", func(s *scene) { lossy(s, 0.01, many(2000, 40_000)) }, everywhere, true},
 	{"switching, 5 % lost", func(s *scene) { lossy(s, 0.05, many(400, 10_000)) }, everywhere, true},
 	{"switching, out of order", outOfOrder, everywhere, true},
+	{"all at once, 1 % lost", func(s *scene) { together(s, 0.01, many(150, 20_000)) }, guessed | plain, false},
+	{"all at once, 5 % lost", func(s *scene) { together(s, 0.05, many(100, 4000)) }, guessed | plain, false},
 	{"pipelining", pipelining, everywhere, true},
 	{"short connections", shortConnections, everywhere, false},
 	{"gray release", gray, routed, false},
@@ -51,6 +53,8 @@ var volumes = []volume{
 	{"draining", draining, routed, false},
 	{"endpoints come and go", comeAndGo, routed, false},
 	{"100 MB", bulk, everywhere, false},
+	{"a connection for each request", closePerRequest, guessed, false},
+	{"forged segments", spoof, guessed, false},
 }
 
 // TestVolume makes many requests, all verified.
@@ -265,18 +269,43 @@ func gray(s *scene) {
 			if perConn == 1 && !full {
 				continue
 			}
-			t := s.run(svc, load{conns: 8, requests: n, perConn: perConn, next: func(*rand.Rand) (request, []*server) {
-				return request{path: "/"}, e
-			}})
-			s.fail(t)
-			sum := w[0] + w[1] + w[2]
-			for i, e := range e {
-				p := float64(w[i]) / float64(sum)
-				sigma := math.Sqrt(float64(t.done) * p * (1 - p))
-				if off := math.Abs(float64(t.answered[e.name]) - float64(t.done)*p); off > 3*sigma {
-					s.Errorf("weights %v: %s answered %d of %d, want %.0f within 3 standard deviations (%.0f)", w, e.name, t.answered[e.name], t.done, float64(t.done)*p, 3*sigma)
-				}
+			s.wantShares(e, w[:], func() *tally {
+				return s.run(svc, load{conns: 8, requests: n, perConn: perConn, next: func(*rand.Rand) (request, []*server) {
+					q := request{path: "/"}
+					if perConn == 1 { // the server closes first, or the client runs out of ports
+						q.header = []string{"Connection: close"}
+					}
+					return q, e
+				}})
+			})
+		}
+	}
+}
+
+// wantShares fails unless each server answered its share of a sample within 3 standard deviations, and none of a share of 0. Of several hundred right
+// samples one is farther off: that gets a second chance. Both are wrong by chance once in a hundred thousand runs.
+func (s *scene) wantShares(e []*server, weights []uint32, sample func() *tally) {
+	s.Helper()
+	var sum float64
+	for _, w := range weights {
+		sum += float64(w)
+	}
+	for last := range 2 {
+		t := sample()
+		s.fail(t)
+		var off []string
+		for i, e := range e {
+			p := float64(weights[i]) / sum
+			want, sigma := float64(t.done)*p, math.Sqrt(float64(t.done)*p*(1-p))
+			if got := t.answered[e.name]; math.Abs(float64(got)-want) > 3*sigma {
+				off = append(off, fmt.Sprintf("weights %v: %s answered %d of %d, want %.0f within 3 standard deviations (%.0f)", weights, e.name, got, t.done, want, 3*sigma))
 			}
+		}
+		if len(off) == 0 {
+			return
+		}
+		if s.Logf("%q", off); last == 1 {
+			s.Errorf("twice: %q", off)
 		}
 	}
 }
@@ -287,15 +316,11 @@ func fraction(s *scene) {
 	some := s.to("/", e[1])
 	some.Match.Fraction = &mesh.Fraction{Numerator: 3000, Denominator: 10_000}
 	svc := s.serve(some, s.to("/", e[0]))
-	t := s.run(svc, load{conns: 8, requests: many(3000, 20_000), next: func(*rand.Rand) (request, []*server) {
-		return request{path: "/"}, e
-	}})
-	s.fail(t)
-	const p = 0.3
-	sigma := math.Sqrt(float64(t.done) * p * (1 - p))
-	if off := math.Abs(float64(t.answered["e1"]) - float64(t.done)*p); off > 4*sigma {
-		s.Errorf("30 %% of %d requests were %d, off by more than 4 standard deviations (%.0f)", t.done, t.answered["e1"], 4*sigma)
-	}
+	s.wantShares(e, []uint32{7000, 3000}, func() *tally {
+		return s.run(svc, load{conns: 8, requests: many(3000, 20_000), next: func(*rand.Rand) (request, []*server) {
+			return request{path: "/"}, e
+		}})
+	})
 }
 
 // during makes a load while f runs.
@@ -441,6 +466,7 @@ func TestSmallTables(t *testing.T) {
 			s.wantClosed(e...)
 		})
 	}
+	t.Run("helper dead", func(t *testing.T) { helperDead(t, b) })
 	b.wantIdle(t)
 }
 

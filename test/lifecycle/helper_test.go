@@ -20,6 +20,7 @@ import (
 	"kmesh/bpf"
 	"kmesh/helper/controller"
 	"kmesh/netns"
+	"kmesh/test/meshfile"
 	"kmesh/test/node"
 	"kmesh/test/node/wire"
 )
@@ -152,7 +153,7 @@ func TestBadFiles(t *testing.T) {
 		{"unknown type", strings.Replace(change, "config.cluster.v3.Cluster\n", "config.cluster.v3.Clutter\n", 1), "Clutter"},
 		{"unknown field", strings.Replace(change, "lb_policy", "lb_polizei", 1), "lb_polizei"},
 		{"dangling cluster", strings.Replace(change, "{name: v2, weight: 1}", "{name: v3, weight: 1}", 1), "v3"},
-		{"duplicate names", change + static("v1", b.v2), "v1"},
+		{"duplicate names", change + meshfile.Cluster("v1", b.v2), "v1"},
 		// The cluster keeps its last good version; the rest of the file is used.
 		{"port 0", strings.Replace(good, "port_value: 8080", "port_value: 0", 1), "port_value"},
 		{"weight overflow", strings.Replace(strings.Replace(change, "weight: 1}", "weight: 4294967295}", 1), "weight: 0}", "weight: 4294967295}", 1), "weight"},

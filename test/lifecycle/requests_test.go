@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"kmesh/test/meshfile"
 	"kmesh/test/node"
 	"kmesh/test/node/wire"
 )
@@ -73,7 +74,7 @@ func TestExplainIsWhatHappens(t *testing.T) {
 	b := newBed(t)
 	v1, v2 := b.web("web1"), b.web("web2")
 	addr := netip.MustParseAddrPort(vip)
-	b.write("mesh.yaml", fmt.Sprintf(shop, addr.Addr(), addr.Port())+static("v1", v1)+static("v2", v2))
+	b.write("mesh.yaml", fmt.Sprintf(shop, addr.Addr(), addr.Port())+meshfile.Cluster("v1", v1)+meshfile.Cluster("v2", v2))
 	b.start()
 	client := b.client("client")
 
@@ -166,7 +167,7 @@ func get(t *testing.T, c net.Conn, path, host, header string) (status int, body 
 func TestTracePackets(t *testing.T) {
 	b := newBed(t)
 	addr := netip.MustParseAddrPort(vip)
-	b.write("mesh.yaml", fmt.Sprintf(shop, addr.Addr(), addr.Port())+static("v1", b.web("web1"))+static("v2", b.web("web2")))
+	b.write("mesh.yaml", fmt.Sprintf(shop, addr.Addr(), addr.Port())+meshfile.Cluster("v1", b.web("web1"))+meshfile.Cluster("v2", b.web("web2")))
 	b.start()
 	client := b.client("client")
 	c, res, err := client.Conn(b.ctx, wire.Dial{Network: wire.TCP, Addr: vip})

@@ -5,14 +5,11 @@ package lifecycle
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
+	"kmesh/test/meshfile"
 	"kmesh/test/node"
 	"kmesh/test/node/wire"
 )
@@ -61,59 +58,14 @@ func (b *bed) client(name string) *node.Pod {
 
 // meshOf is the mesh of the tests: one VIP over v1 and v2.
 func (b *bed) meshOf(weight1, weight2 int) string {
-	return listener("echo", vip, share{"v1", weight1}, share{"v2", weight2}) + static("v1", b.v1) + static("v2", b.v2)
-}
-
-type share struct {
-	cluster string
-	weight  int
-}
-
-func listener(name, at string, shares ...share) string {
-	addr := netip.MustParseAddrPort(at)
-	var clusters strings.Builder
-	for _, s := range shares {
-		fmt.Fprintf(&clusters, "          - {name: %s, weight: %d}\n", s.cluster, s.weight)
-	}
-	return fmt.Sprintf(`- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
-  name: %s
-  address: {socket_address: {address: %s, port_value: %d}}
-  filter_chains:
-  - filters:
-    - name: envoy.filters.network.tcp_proxy
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-        stat_prefix: echo
-        weighted_clusters:
-          clusters:
-%s`, name, addr.Addr(), addr.Port(), clusters.String())
-}
-
-func static(name string, endpoints ...netip.AddrPort) string {
-	var eps strings.Builder
-	for _, e := range endpoints {
-		fmt.Fprintf(&eps, "      - endpoint: {address: {socket_address: {address: %s, port_value: %d}}}\n", e.Addr(), e.Port())
-	}
-	return fmt.Sprintf(`- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
-  name: %s
-  type: STATIC
-  lb_policy: ROUND_ROBIN
-  load_assignment:
-    cluster_name: %s
-    endpoints:
-    - lb_endpoints:
-%s`, name, name, eps.String())
+	return meshfile.Listener("echo", netip.MustParseAddrPort(vip), meshfile.Share{Cluster: "v1", Weight: weight1}, meshfile.Share{Cluster: "v2", Weight: weight2}) +
+		meshfile.Cluster("v1", b.v1) + meshfile.Cluster("v2", b.v2)
 }
 
 // write replaces a file of the directory by an atomic rename.
 func (b *bed) write(name, resources string) {
 	b.Helper()
-	content := "version_info: \"1\"\nresources:\n" + resources
-	tmp := filepath.Join(b.xds, "."+name+".tmp")
-	if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	if err := os.Rename(tmp, filepath.Join(b.xds, name)); err != nil {
+	if err := meshfile.Write(b.xds, name, resources); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -3,8 +3,10 @@
 package match
 
 import (
+	"errors"
 	"testing"
 
+	"kmesh/bpf"
 	"kmesh/helper/mesh"
 )
 
@@ -31,6 +33,31 @@ func FuzzHead(f *testing.F) {
 		tr := trials[int(number)%len(trials)]
 		if d := tr.compare(req, ^uint64(0), cuts); d != "" {
 			t.Errorf("%s\n%s", d, Format(&mesh.HTTP{VirtualHosts: []*mesh.VirtualHost{tr.vh}}, req))
+		}
+	})
+}
+
+// FuzzPlain: plain.h says nothing of any bytes but what the reference says, whatever
+// lies behind them, and nothing of a head's beginning.
+func FuzzPlain(f *testing.F) {
+	p := newPlainRunner(f)
+	g := NewGenerator(1)
+	for range 100 {
+		b := g.Served(10)
+		f.Add(b, uint16(g.r.IntN(len(b))), g.junk(b, len(b)))
+		f.Add(g.tamper(b), uint16(len(b)), []byte("\r\n\r\n"))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, at uint16, junk []byte) {
+		b, junk = b[:min(len(b), 2*bpf.PlainBytes)], junk[:min(len(junk), bpf.PlainBytes)]
+		want, n := wantPlain(b)
+		for _, end := range []int{len(b), min(len(b), bpf.PlainBytes), min(len(b), int(at))} {
+			if err := errors.Join(p.add(b, end, junk, want, n), p.add(b, end, b[end:], want, n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.run(); err != nil {
+			p.tries = p.tries[:0]
+			t.Fatal(err)
 		}
 	})
 }

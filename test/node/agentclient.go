@@ -44,6 +44,15 @@ func (p *Pod) DialN(ctx context.Context, d wire.DialN) (wire.Counts, error) {
 	return *ans.Counts, nil
 }
 
+// Churn makes many short connections as fast as they go.
+func (p *Pod) Churn(ctx context.Context, c wire.Churn) (wire.Churned, error) {
+	ans, err := p.ask(ctx, wire.Request{Churn: &c})
+	if err != nil || ans.Churned == nil {
+		return wire.Churned{}, err
+	}
+	return *ans.Churned, nil
+}
+
 // Exchange makes another exchange over a socket that Dial kept.
 func (p *Pod) Exchange(ctx context.Context, e wire.Exchange) (wire.Result, error) {
 	return result(p.ask(ctx, wire.Request{Exchange: &e}))

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -24,22 +25,73 @@ var mains = map[string]string{
 	"bridge":       "github.com/containernetworking/plugins/plugins/main/bridge",
 	"host-local":   "github.com/containernetworking/plugins/plugins/ipam/host-local",
 	"loopback":     "github.com/containernetworking/plugins/plugins/main/loopback",
+	"app":          "kmesh/test/e2e/app",
 	"kmesh-cni":    "kmesh/cni/kmesh-cni",
 	"kmesh-helper": "kmesh/helper/kmesh-helper",
 	"kmeshctl":     "kmesh/helper/kmeshctl",
-	"agent":        "kmesh/test/node/agent",
-	"pause":        "kmesh/test/containerd/pause",
+
+	"kmesh-install":  "kmesh/install/kmesh-install",
+	"kmesh-cni-stub": "kmesh/install/kmesh-cni-stub",
+
+	"agent": "kmesh/test/node/agent",
+	"pause": "kmesh/test/containerd/pause",
 }
+
+// Modules that programs are built from as they were released, with the versions their authors released them with. What
+// they need is none of this module's business.
+var released = map[string]string{
+	// The last one without a scripting language in it.
+	"fortio": "fortio.org/fortio@v1.68.2",
+}
+
+// BuiltPrograms is the variable that names a folder where all of them are built, for machines without Go.
+const BuiltPrograms = "KMESH_PROGRAMS"
 
 // Programs builds programs of this module, static, into a cache that all tests share, and returns their folder. The
 // go command decides what is out of date, so the second time costs little. A program in use is never written over.
 func Programs(ctx context.Context, names ...string) (string, error) {
+	if dir := os.Getenv(BuiltPrograms); dir != "" {
+		return dir, nil
+	}
 	dir, err := programDir()
 	if err != nil {
 		return "", fmt.Errorf("where to build programs: %w", err)
 	}
 	for _, name := range names {
 		if err := build(ctx, dir, name); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// Version builds some of kmesh's own programs as another version: with this number of the
+// layout of the maps, and other programs in the kernel for each edition. 0: as they are.
+func Version(ctx context.Context, layout, edition int, names ...string) (string, error) {
+	set := fmt.Sprintf("-s -w -X kmesh/bpf.edition=%d", edition)
+	if layout != 0 {
+		set += fmt.Sprintf(" -X kmesh/bpf.layout=%d", layout)
+	}
+	return buildAs(ctx, fmt.Sprintf("version-%d.%d", layout, edition), []string{"-ldflags", set}, names)
+}
+
+// Tagged builds some of kmesh's own programs with a build tag, such as failpoint.
+func Tagged(ctx context.Context, tag string, names ...string) (string, error) {
+	return buildAs(ctx, "tag-"+tag, []string{"-tags", tag}, names)
+}
+
+// buildAs builds programs in a way of their own, in a folder of their own.
+func buildAs(ctx context.Context, folder string, flags, names []string) (string, error) {
+	dir, err := programDir()
+	if err != nil {
+		return "", fmt.Errorf("where to build programs: %w", err)
+	}
+	dir = filepath.Join(dir, folder)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		if err := build(ctx, dir, name, flags...); err != nil {
 			return "", err
 		}
 	}
@@ -78,14 +130,17 @@ var (
 	built   = map[string]bool{} // once in a process is enough
 )
 
-func build(ctx context.Context, dir, name string) error {
+func build(ctx context.Context, dir, name string, flags ...string) error {
 	pkg, ok := mains[name]
+	if !ok {
+		pkg, ok = released[name]
+	}
 	if !ok {
 		return fmt.Errorf("building %s: no such program", name)
 	}
 	builtMu.Lock()
 	defer builtMu.Unlock()
-	if built[name] {
+	if built[filepath.Join(dir, name)] {
 		return nil
 	}
 	lock, err := lockFile(filepath.Join(dir, name+".lock"), unix.LOCK_EX)
@@ -94,22 +149,58 @@ func build(ctx context.Context, dir, name string) error {
 	}
 	defer lock.Close()
 
+	fresh := filepath.Join(dir, name+".build")
+	if _, ok := released[name]; ok {
+		fresh = filepath.Join(dir, path.Base(pkg))
+		err = install(ctx, pkg, fresh)
+	} else {
+		err = compile(ctx, pkg, fresh, flags...)
+	}
+	if err != nil {
+		return err
+	}
+	if err := place(fresh, filepath.Join(dir, name)); err != nil {
+		return fmt.Errorf("building %s: %w", pkg, err)
+	}
+	built[filepath.Join(dir, name)] = true
+	return nil
+}
+
+// compile builds a package with the versions that go.mod names.
+func compile(ctx context.Context, pkg, to string, flags ...string) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
 	}
-	fresh := filepath.Join(dir, name+".build")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", fresh, pkg)
+	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath"}, flags...), "-o", to, pkg)...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", pkg, err, out)
 	}
-	if err := place(fresh, filepath.Join(dir, name)); err != nil {
-		return fmt.Errorf("building %s: %w", pkg, err)
-	}
-	built[name] = true
 	return nil
+}
+
+// install builds a released module's program, once: to is named by its version.
+func install(ctx context.Context, pkg, to string) error {
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(to), "install-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", pkg)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir, "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building %s: %w\n%s", pkg, err, out)
+	}
+	name, _, _ := strings.Cut(filepath.Base(to), "@")
+	return os.Rename(filepath.Join(dir, name), to)
 }
 
 // place puts a copy of a program where others run it, by a rename; nothing when it is there already. The two are not
@@ -146,11 +237,14 @@ func place(from, to string) error {
 
 // program is where one of kmesh's own programs is.
 func (n *Node) program(ctx context.Context, name string) (string, error) {
-	if n.opts.BinDir == "" {
+	n.mu.Lock()
+	binDir := n.opts.BinDir
+	n.mu.Unlock()
+	if binDir == "" {
 		dir, err := Programs(ctx, name)
 		return filepath.Join(dir, name), err
 	}
-	dir, err := filepath.Abs(n.opts.BinDir)
+	dir, err := filepath.Abs(binDir)
 	if err != nil {
 		return "", err
 	}
@@ -159,4 +253,15 @@ func (n *Node) program(ctx context.Context, name string) (string, error) {
 		return "", fmt.Errorf("%w: run make build first", err)
 	}
 	return path, nil
+}
+
+// UsePlugin makes the plugin in a folder the one that is run from now on, and UseHelper
+// the helper, kmeshctl and uninstall: as an update does.
+func (n *Node) UsePlugin(binDir string) { n.cni.use(binDir) }
+
+// UseHelper: see UsePlugin.
+func (n *Node) UseHelper(binDir string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.opts.BinDir = binDir
 }

@@ -11,8 +11,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
@@ -30,10 +33,13 @@ const (
 type chain struct {
 	n        *Node
 	lib      *libcni.CNIConfig
+	entries  []map[string]any // of the plugins
 	conf     []byte
 	list     *libcni.NetworkConfigList
 	cacheDir string
+	path     []string // where plugins are
 	ipamDir  string
+	confDir  string // where the configuration is read from anew for each call; empty: it is list
 }
 
 func newChain(ctx context.Context, n *Node) (*chain, error) {
@@ -43,24 +49,97 @@ func newChain(ctx context.Context, n *Node) (*chain, error) {
 	}
 	path := []string{dir}
 	c := &chain{n: n, cacheDir: filepath.Join(n.Dir, "cni"), ipamDir: filepath.Join(n.Dir, "ipam")}
-	entries := []map[string]any{c.bridge()}
-	if !n.opts.NoKmesh {
+	c.path = path
+	if err := c.configure(ctx, !n.opts.NoKmesh); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// configure makes the network's configuration, with kmesh-cni or without.
+func (c *chain) configure(ctx context.Context, kmesh bool) error {
+	n := c.n
+	path := c.path
+	c.entries = []map[string]any{c.bridge()}
+	if kmesh {
 		bin, err := n.program(ctx, "kmesh-cni")
 		if err != nil {
-			return nil, err
+			return err
 		}
 		path = append([]string{filepath.Dir(bin)}, path...)
-		entries = append(entries, c.kmesh())
+		c.entries = append(c.entries, c.kmesh())
 	}
-	c.conf, err = json.MarshalIndent(map[string]any{"cniVersion": n.opts.CNIVersion, "name": Network, "plugins": entries}, "", "  ")
+	var err error
+	if c.conf, c.list, err = c.version(n.opts.CNIVersion); err != nil {
+		return err
+	}
+	c.path = path
+	c.lib = libcni.NewCNIConfigWithCacheDir(path, c.cacheDir, &plugins{})
+	return nil
+}
+
+// Chain puts kmesh-cni into the network's configuration, as an installation does on a node whose pods run already.
+func (n *Node) Chain(ctx context.Context) error { return n.cni.configure(ctx, true) }
+
+// version is the network's configuration in a version of the specification.
+func (c *chain) version(v string) (conf []byte, list *libcni.NetworkConfigList, err error) {
+	conf, err = json.MarshalIndent(map[string]any{"cniVersion": v, "name": Network, "plugins": c.entries}, "", "  ")
+	if err != nil {
+		return nil, nil, err
+	}
+	if list, err = libcni.ConfListFromBytes(conf); err != nil {
+		return nil, nil, fmt.Errorf("reading back the network's configuration: %w", err)
+	}
+	return conf, list, nil
+}
+
+// of is the configuration that a sandbox is handled with.
+func (c *chain) of(s *Sandbox) (*libcni.NetworkConfigList, error) {
+	if c.confDir != "" {
+		return c.read()
+	}
+	if v := s.pod.CNIVersion; v != "" {
+		_, list, err := c.version(v)
+		return list, err
+	}
+	return c.list, nil
+}
+
+// read reads the first configuration of a folder, as a runtime does.
+func (c *chain) read() (*libcni.NetworkConfigList, error) {
+	files, err := libcni.ConfFiles(c.confDir, []string{".conflist"})
 	if err != nil {
 		return nil, err
 	}
-	if c.list, err = libcni.ConfListFromBytes(c.conf); err != nil {
-		return nil, fmt.Errorf("reading back the network's configuration: %w", err)
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no network is configured in %s", c.confDir)
 	}
-	c.lib = libcni.NewCNIConfigWithCacheDir(path, c.cacheDir, &plugins{})
-	return c, nil
+	return libcni.ConfListFromFile(slices.Min(files))
+}
+
+// Follow has the node's network be what is configured in a folder, which is read anew for each call, and its plugins
+// what is in another: bridge and host-local are put there. For nodes whose chain somebody else makes (Options.NoKmesh).
+func (n *Node) Follow(confDir, binDir string) error {
+	for _, name := range []string{"bridge", "host-local"} {
+		path, err := invoke.FindInPath(name, n.cni.path)
+		if err == nil {
+			err = os.Symlink(path, filepath.Join(binDir, name))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	n.cni.confDir, n.cni.path = confDir, []string{binDir}
+	n.cni.lib = libcni.NewCNIConfigWithCacheDir(n.cni.path, n.cni.cacheDir, &plugins{})
+	return nil
+}
+
+// CacheDir is where libcni remembers attachments.
+func (n *Node) CacheDir() string { return n.cni.cacheDir }
+
+// use finds plugins in another folder first.
+func (c *chain) use(dir string) {
+	c.lib = libcni.NewCNIConfigWithCacheDir(append([]string{dir}, c.path...), c.cacheDir, &plugins{})
 }
 
 func (c *chain) bridge() map[string]any {
@@ -119,8 +198,12 @@ func (c *chain) runtimeConf(s *Sandbox) *libcni.RuntimeConf {
 }
 
 func (c *chain) add(ctx context.Context, s *Sandbox) error {
+	list, err := c.of(s)
+	if err != nil {
+		return err
+	}
 	return c.n.Do(func() error {
-		res, err := c.lib.AddNetworkList(ctx, c.list, c.runtimeConf(s))
+		res, err := c.lib.AddNetworkList(ctx, list, c.runtimeConf(s))
 		if err != nil {
 			return err
 		}
@@ -146,23 +229,38 @@ func (c *chain) add(ctx context.Context, s *Sandbox) error {
 	})
 }
 
-func (c *chain) del(ctx context.Context, s *Sandbox, netns string) error {
-	return c.n.Do(func() error {
-		rt := c.runtimeConf(s)
-		rt.NetNS = netns
-		return c.lib.DelNetworkList(ctx, c.list, rt)
-	})
+func (c *chain) del(ctx context.Context, s *Sandbox, change func(*libcni.RuntimeConf)) error {
+	list, err := c.of(s)
+	if err != nil {
+		return err
+	}
+	rt := c.runtimeConf(s)
+	change(rt)
+	return c.n.Do(func() error { return c.lib.DelNetworkList(ctx, list, rt) })
 }
 
 // forget drops what libcni and host-local remember of a sandbox that never gets a DEL.
 func (c *chain) forget(s *Sandbox) error {
-	errs := []error{os.RemoveAll(filepath.Join(c.cacheDir, "results", fmt.Sprintf("%s-%s-%s", Network, s.ContainerID, IfName)))}
-	for _, ip := range []netip.Addr{s.IP4, s.IP6} {
-		if ip.IsValid() {
-			errs = append(errs, os.RemoveAll(filepath.Join(c.ipamDir, Network, ip.String())))
+	errs := []error{os.RemoveAll(c.cached(s))}
+	held, err := c.reservations()
+	errs = append(errs, err)
+	for _, ip := range held {
+		// By the container it is for: an ADD that failed tells no address.
+		file := filepath.Join(c.ipamDir, Network, ip)
+		of, err := os.ReadFile(file)
+		if err == nil && strings.HasPrefix(string(of), s.ContainerID) {
+			err = os.Remove(file)
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// cached is the file in which libcni keeps the result of an ADD.
+func (c *chain) cached(s *Sandbox) string {
+	return filepath.Join(c.cacheDir, "results", fmt.Sprintf("%s-%s-%s", Network, s.ContainerID, IfName))
 }
 
 // reservations are the addresses that host-local still holds.
@@ -183,9 +281,19 @@ func (c *chain) reservations() ([]string, error) {
 // Conflist is the network's configuration as libcni got it.
 func (n *Node) Conflist() []byte { return n.cni.conf }
 
+// ConflistIn is the same in a version of the specification.
+func (n *Node) ConflistIn(version string) ([]byte, error) {
+	conf, _, err := n.cni.version(version)
+	return conf, err
+}
+
 // Check does CNI CHECK for a sandbox.
 func (n *Node) Check(ctx context.Context, s *Sandbox) error {
-	return n.Do(func() error { return n.cni.lib.CheckNetworkList(ctx, n.cni.list, n.cni.runtimeConf(s)) })
+	list, err := n.cni.of(s)
+	if err != nil {
+		return err
+	}
+	return n.Do(func() error { return n.cni.lib.CheckNetworkList(ctx, list, n.cni.runtimeConf(s)) })
 }
 
 // Status does CNI STATUS (CNI 1.1.0 and newer; nothing on older).

@@ -53,42 +53,12 @@ func (n *Node) StartHelper(ctx context.Context, args ...string) (*Helper, error)
 }
 
 func (n *Node) startHelper(ctx context.Context, args []string) (*Helper, error) {
-	bin, err := n.program(ctx, "kmesh-helper")
-	if err != nil {
-		return nil, err
-	}
-	all := append([]string{"run", "--bpffs", n.BPFFS, "--run-dir", n.RunDir, "--state-dir", n.StateDir}, args...)
-	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--metrics") }) {
-		all = append(all, "--metrics", MetricsAddr)
-	}
-	log, err := os.CreateTemp(n.logDir(), "helper-")
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close() // the child has its own
-	cmd := exec.Command(bin, all...)
-	cmd.Stderr = log
-	if n.opts.Log != nil {
-		cmd.Stderr = io.MultiWriter(log, n.opts.Log)
-	}
-	out, w, err := os.Pipe()
+	began := time.Now()
+	h, out, err := n.launchHelper(ctx, args)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	cmd.Stdout = w
-	began := time.Now()
-	proc, err := start(cmd, n.NetnsPath, filepath.Join(n.CgroupRoot, "helper"))
-	w.Close()
-	if err != nil {
-		return nil, err
-	}
-	h := &Helper{Process: proc, LogPath: log.Name(), n: n}
-	n.mu.Lock()
-	n.helper = h
-	n.ranHelper = true
-	n.mu.Unlock()
-
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
 	if err := h.waitReady(ctx, out); err != nil {
@@ -98,6 +68,57 @@ func (n *Node) startHelper(ctx context.Context, args []string) (*Helper, error) 
 	h.ReadyIn = time.Since(began)
 	n.record(n.BPFFS)
 	return h, nil
+}
+
+// LaunchHelper is StartHelper that does not wait: for helpers that are killed before they are ready, or never will be.
+func (n *Node) LaunchHelper(ctx context.Context, args ...string) (*Helper, error) {
+	h, out, err := n.launchHelper(ctx, args)
+	if err != nil {
+		return nil, fmt.Errorf("starting the helper: %w", err)
+	}
+	go func() { // its line is for nobody, but must not end it
+		_, _ = io.Copy(io.Discard, out)
+		out.Close()
+	}()
+	return h, nil
+}
+
+func (n *Node) launchHelper(ctx context.Context, args []string) (_ *Helper, stdout *os.File, err error) {
+	bin, err := n.program(ctx, "kmesh-helper")
+	if err != nil {
+		return nil, nil, err
+	}
+	all := append([]string{"run", "--bpffs", n.BPFFS, "--run-dir", n.RunDir, "--state-dir", n.StateDir}, args...)
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--metrics") }) {
+		all = append(all, "--metrics", MetricsAddr)
+	}
+	log, err := os.CreateTemp(n.logDir(), "helper-")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer log.Close() // the child has its own
+	cmd := exec.Command(bin, all...)
+	cmd.Stderr = log
+	if n.opts.Log != nil {
+		cmd.Stderr = io.MultiWriter(log, n.opts.Log)
+	}
+	out, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd.Stdout = w
+	proc, err := start(cmd, n.NetnsPath, filepath.Join(n.CgroupRoot, "helper"))
+	w.Close()
+	if err != nil {
+		out.Close()
+		return nil, nil, err
+	}
+	h := &Helper{Process: proc, LogPath: log.Name(), n: n}
+	n.mu.Lock()
+	n.helper = h
+	n.ranHelper = true
+	n.mu.Unlock()
+	return h, out, nil
 }
 
 func (h *Helper) waitReady(ctx context.Context, out *os.File) error {

@@ -164,16 +164,36 @@ func (n *Node) leftIDs() []string {
 
 // leftNamespaces looks at every thread of every process and every mount for one of our network namespaces.
 func (n *Node) leftNamespaces() []string {
+	var left []string
+	held, err := n.heldNamespaces()
+	if err != nil {
+		left = append(left, fmt.Sprintf("cannot tell about mounts: %v", err))
+	}
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		for _, by := range held[name] {
+			left = append(left, fmt.Sprintf("network namespace %s: %s", name, by))
+		}
+	}
+	return left
+}
+
+// heldNamespaces says by what each of our network namespaces that is still there is held.
+func (n *Node) heldNamespaces() (map[string][]string, error) {
 	n.seen.mu.Lock()
 	ours := maps.Clone(n.seen.spaces)
 	n.seen.mu.Unlock()
-	var left []string
+	held := map[string][]string{}
 	// By what a link leads to: its text is of no use where the namespace is, or was, mounted on a file.
 	match := func(path, format string) {
 		var st unix.Stat_t
 		if err := unix.Stat(path, &st); err == nil {
-			if name, is := ours[nsID{st.Dev, st.Ino}]; is {
-				left = append(left, fmt.Sprintf("network namespace %s: "+format, name, path))
+			s, is := ours[nsID{st.Dev, st.Ino}]
+			if !is {
+				return
+			}
+			// It may be somebody's new one. One that is gone meanwhile is not held by this.
+			if cookie, err := cookieOf(path); err == nil && cookie == s.cookie {
+				held[s.name] = append(held[s.name], fmt.Sprintf(format, path))
 			}
 		}
 	}
@@ -186,13 +206,10 @@ func (n *Node) leftNamespaces() []string {
 		match(fd, "a descriptor is open on it: %s")
 	}
 	points, err := mountsBelow("/")
-	if err != nil {
-		left = append(left, fmt.Sprintf("cannot tell about mounts: %v", err))
-	}
 	for _, p := range points {
 		match(p, "it is mounted on %s")
 	}
-	return left
+	return held, err
 }
 
 // leftDescriptors looks at our own process for open links, programs and maps of the node.

@@ -24,22 +24,29 @@ type ledger struct {
 	progs   map[uint32]string
 	maps    map[uint32]string
 	cgroups map[uint64]string // inode -> path
-	spaces  map[nsID]string   // network namespace -> name
+	spaces  map[nsID]space    // network namespaces
 	found   []string          // leaks that were seen while the node lived
 }
 
 // nsID is what a namespace is known by: the file that stands for it.
 type nsID struct{ dev, ino uint64 }
 
-func (l *ledger) init() {
-	l.links, l.progs, l.maps = map[uint32]string{}, map[uint32]string{}, map[uint32]string{}
-	l.cgroups, l.spaces = map[uint64]string{}, map[nsID]string{}
+// space is a network namespace. The kernel gives the numbers of files that stand for namespaces to new ones at once; a
+// cookie it gives to one only.
+type space struct {
+	name   string
+	cookie uint64
 }
 
-func (l *ledger) netns(id nsID, name string) {
+func (l *ledger) init() {
+	l.links, l.progs, l.maps = map[uint32]string{}, map[uint32]string{}, map[uint32]string{}
+	l.cgroups, l.spaces = map[uint64]string{}, map[nsID]space{}
+}
+
+func (l *ledger) netns(id nsID, s space) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.spaces[id] = name
+	l.spaces[id] = s
 }
 
 func (l *ledger) cgroup(ino uint64, path string) {

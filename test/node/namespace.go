@@ -33,8 +33,26 @@ func (n *Node) makeNetns(path string) error {
 	if err := unix.Stat(path, &st); err != nil {
 		return fmt.Errorf("making network namespace %s: %w", path, err)
 	}
-	n.seen.netns(nsID{st.Dev, st.Ino}, filepath.Base(path))
+	cookie, err := cookieOf(path)
+	if err != nil {
+		return fmt.Errorf("making network namespace %s: %w", path, err)
+	}
+	n.seen.netns(nsID{st.Dev, st.Ino}, space{filepath.Base(path), cookie})
 	return inNetns(path, loopbackUp)
+}
+
+// cookieOf is the number that a network namespace alone has, and no other before or after it.
+func cookieOf(path string) (cookie uint64, err error) {
+	err = inNetns(path, func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
+	return cookie, err
 }
 
 // newNetns takes its thread to a new namespace, mounts that on path, and comes back. Coming back matters: the process's

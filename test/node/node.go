@@ -35,8 +35,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Base holds the folder of every node on this machine, by name.
@@ -140,9 +138,8 @@ func (n *Node) build(ctx context.Context) error {
 			return err
 		}
 	}
-	bpf := filepath.Dir(n.BPFFS)
-	if err := unix.Mount("bpf", bpf, "bpf", 0, "mode=0700"); err != nil {
-		return fmt.Errorf("mounting a bpf file system on %s: %w", bpf, err)
+	if err := mountBPF(filepath.Dir(n.BPFFS)); err != nil {
+		return err
 	}
 	if err := n.makeCgroup(n.CgroupRoot); err != nil {
 		return err

@@ -9,7 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
@@ -31,7 +34,17 @@ func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, env [
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, bytes.NewReader(stdin), &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	call, hooks := &Call{Plugin: filepath.Base(path), Cmd: cmd, Stdin: stdin}, hooksOf(ctx)
+	for _, v := range env {
+		if verb, ok := strings.CutPrefix(v, "CNI_COMMAND="); ok {
+			call.Verb = verb
+		}
+	}
+	call.tell(hooks, func(h Hook) func(*Call) { return h.Before })
+	began := time.Now()
 	err := cmd.Run()
+	call.Took, call.Stdout, call.Err = time.Since(began), stdout.Bytes(), err
+	call.tell(hooks, func(h Hook) func(*Call) { return h.After })
 	if err == nil {
 		return stdout.Bytes(), nil
 	}

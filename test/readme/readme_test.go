@@ -153,12 +153,12 @@ func TestNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile("(?m)(?:^    |`)make ([a-z]+)").FindAllStringSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile("(?m)(?:^    |`)make ([a-z0-9]+)").FindAllStringSubmatch(text, -1) {
 		if !strings.Contains(string(makefile), "\n"+m[1]+": ") {
 			t.Errorf("make %s: no such target", m[1])
 		}
 	}
-	for _, m := range regexp.MustCompile("`((?:bpf|netns|cni|helper|test)/[a-z/]*|\\.ci/run)`").FindAllStringSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile("`((?:bpf|netns|cni|helper|install|test)/[a-z/]*|\\.ci/run)`").FindAllStringSubmatch(text, -1) {
 		if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
 			t.Error(err)
 		}
@@ -217,10 +217,32 @@ func TestCommandLines(t *testing.T) {
 			t.Errorf("kmeshctl has no command %s:\n%s", m[1], ctl)
 		}
 	}
-	run := help("kmesh/helper/kmesh-helper", "run", "--help")
-	for _, m := range regexp.MustCompile("(?m)^\\| `(--[a-z-]+)").FindAllStringSubmatch(text, -1) {
-		if !strings.Contains(run, m[1]) {
-			t.Errorf("kmesh-helper run has no flag %s:\n%s", m[1], run)
+	install := help("kmesh/install/kmesh-install", "--help")
+	for _, m := range regexp.MustCompile(`bin/kmesh-install (\w+)`).FindAllStringSubmatch(text, -1) {
+		if !strings.Contains(install, "\n  "+m[1]+" ") {
+			t.Errorf("kmesh-install has no command %s:\n%s", m[1], install)
 		}
+	}
+	// Each table of flags says in its head whose they are.
+	programs := map[string]string{"run": help("kmesh/helper/kmesh-helper", "run", "--help"), "kmesh-install": install}
+	of := ""
+	found := map[string]int{}
+	for line := range strings.Lines(text) {
+		if m := regexp.MustCompile("^\\| flag of `([a-z-]+)`").FindStringSubmatch(line); m != nil {
+			of = m[1]
+		}
+		if !strings.HasPrefix(line, "| `--") {
+			continue
+		}
+		cell, _, _ := strings.Cut(line[1:], "|")
+		for _, m := range regexp.MustCompile("`(--[a-z-]+)").FindAllStringSubmatch(cell, -1) {
+			found[of]++
+			if !strings.Contains(programs[of], m[1]+" ") {
+				t.Errorf("%s has no flag %s:\n%s", of, m[1], programs[of])
+			}
+		}
+	}
+	if found["run"] == 0 || found["kmesh-install"] == 0 || len(found) != 2 {
+		t.Errorf("flags found: %v", found)
 	}
 }

@@ -80,9 +80,11 @@ type StatusResponse struct {
 	Verdicts []*Verdict `protobuf:"bytes,10,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	// What has to be repaired: unreadable files, rejected responses and resources,
 	// references to what is not there. The last good version of each stays in use.
-	Problems      []*Verdict `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
-	Maps          []*Map     `protobuf:"bytes,12,rep,name=maps,proto3" json:"maps,omitempty"`
-	Pods          *PodCounts `protobuf:"bytes,13,opt,name=pods,proto3" json:"pods,omitempty"`
+	Problems []*Verdict `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
+	Maps     []*Map     `protobuf:"bytes,12,rep,name=maps,proto3" json:"maps,omitempty"`
+	Pods     *PodCounts `protobuf:"bytes,13,opt,name=pods,proto3" json:"pods,omitempty"`
+	// Absent where the helper follows no API server.
+	Kubernetes    *Kubernetes `protobuf:"bytes,14,opt,name=kubernetes,proto3" json:"kubernetes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +210,156 @@ func (x *StatusResponse) GetPods() *PodCounts {
 	return nil
 }
 
+func (x *StatusResponse) GetKubernetes() *Kubernetes {
+	if x != nil {
+		return x.Kubernetes
+	}
+	return nil
+}
+
+// Kubernetes is the API server that the helper follows.
+type Kubernetes struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Server string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Its pods and namespaces are known.
+	Synced bool `protobuf:"varint,2,opt,name=synced,proto3" json:"synced,omitempty"`
+	// Why what is known may be old; empty: it is not.
+	Problem string `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`
+	// When problem came or went last.
+	SinceUnixSeconds int64 `protobuf:"varint,4,opt,name=since_unix_seconds,json=sinceUnixSeconds,proto3" json:"since_unix_seconds,omitempty"`
+	// Pods that are not as they, or their namespaces, ask them to be.
+	Plans         []*PodPlan `protobuf:"bytes,5,rep,name=plans,proto3" json:"plans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kubernetes) Reset() {
+	*x = Kubernetes{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kubernetes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kubernetes) ProtoMessage() {}
+
+func (x *Kubernetes) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kubernetes.ProtoReflect.Descriptor instead.
+func (*Kubernetes) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Kubernetes) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Kubernetes) GetSynced() bool {
+	if x != nil {
+		return x.Synced
+	}
+	return false
+}
+
+func (x *Kubernetes) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Kubernetes) GetSinceUnixSeconds() int64 {
+	if x != nil {
+		return x.SinceUnixSeconds
+	}
+	return 0
+}
+
+func (x *Kubernetes) GetPlans() []*PodPlan {
+	if x != nil {
+		return x.Plans
+	}
+	return nil
+}
+
+// PodPlan is what will become of a pod.
+type PodPlan struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// In words.
+	What          string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodPlan) Reset() {
+	*x = PodPlan{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodPlan) ProtoMessage() {}
+
+func (x *PodPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodPlan.ProtoReflect.Descriptor instead.
+func (*PodPlan) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PodPlan) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PodPlan) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodPlan) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
 // Config is how far the configuration has come.
 type Config struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -225,7 +377,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +389,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +402,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{2}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Config) GetVersion() uint64 {
@@ -304,7 +456,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +468,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +481,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{3}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Resource) GetType() string {
@@ -388,7 +540,7 @@ type Xds struct {
 
 func (x *Xds) Reset() {
 	*x = Xds{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +552,7 @@ func (x *Xds) String() string {
 func (*Xds) ProtoMessage() {}
 
 func (x *Xds) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +565,7 @@ func (x *Xds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xds.ProtoReflect.Descriptor instead.
 func (*Xds) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{4}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Xds) GetKind() string {
@@ -478,7 +630,7 @@ type XdsType struct {
 
 func (x *XdsType) Reset() {
 	*x = XdsType{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +642,7 @@ func (x *XdsType) String() string {
 func (*XdsType) ProtoMessage() {}
 
 func (x *XdsType) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +655,7 @@ func (x *XdsType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XdsType.ProtoReflect.Descriptor instead.
 func (*XdsType) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{5}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *XdsType) GetType() string {
@@ -564,7 +716,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +728,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +741,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{6}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Verdict) GetSource() string {
@@ -645,7 +797,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +809,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +822,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Map) GetName() string {
@@ -700,16 +852,18 @@ type PodCounts struct {
 	// At least one link lost its cgroup or interface.
 	Severed uint32 `protobuf:"varint,2,opt,name=severed,proto3" json:"severed,omitempty"`
 	// Something else is not as it was enrolled.
-	Drift         uint32 `protobuf:"varint,3,opt,name=drift,proto3" json:"drift,omitempty"`
-	LinksLive     uint32 `protobuf:"varint,4,opt,name=links_live,json=linksLive,proto3" json:"links_live,omitempty"`
-	LinksSevered  uint32 `protobuf:"varint,5,opt,name=links_severed,json=linksSevered,proto3" json:"links_severed,omitempty"`
+	Drift        uint32 `protobuf:"varint,3,opt,name=drift,proto3" json:"drift,omitempty"`
+	LinksLive    uint32 `protobuf:"varint,4,opt,name=links_live,json=linksLive,proto3" json:"links_live,omitempty"`
+	LinksSevered uint32 `protobuf:"varint,5,opt,name=links_severed,json=linksSevered,proto3" json:"links_severed,omitempty"`
+	// Opted out; what they have open is governed until it ends.
+	Draining      uint32 `protobuf:"varint,6,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PodCounts) Reset() {
 	*x = PodCounts{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +875,7 @@ func (x *PodCounts) String() string {
 func (*PodCounts) ProtoMessage() {}
 
 func (x *PodCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +888,7 @@ func (x *PodCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCounts.ProtoReflect.Descriptor instead.
 func (*PodCounts) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PodCounts) GetLive() uint32 {
@@ -772,6 +926,13 @@ func (x *PodCounts) GetLinksSevered() uint32 {
 	return 0
 }
 
+func (x *PodCounts) GetDraining() uint32 {
+	if x != nil {
+		return x.Draining
+	}
+	return 0
+}
+
 type PodsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -780,7 +941,7 @@ type PodsRequest struct {
 
 func (x *PodsRequest) Reset() {
 	*x = PodsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +953,7 @@ func (x *PodsRequest) String() string {
 func (*PodsRequest) ProtoMessage() {}
 
 func (x *PodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +966,7 @@ func (x *PodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsRequest.ProtoReflect.Descriptor instead.
 func (*PodsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
 }
 
 type PodsResponse struct {
@@ -819,7 +980,7 @@ type PodsResponse struct {
 
 func (x *PodsResponse) Reset() {
 	*x = PodsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +992,7 @@ func (x *PodsResponse) String() string {
 func (*PodsResponse) ProtoMessage() {}
 
 func (x *PodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1005,7 @@ func (x *PodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsResponse.ProtoReflect.Descriptor instead.
 func (*PodsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PodsResponse) GetPods() []*Pod {
@@ -879,7 +1040,7 @@ type NotEnrolled struct {
 
 func (x *NotEnrolled) Reset() {
 	*x = NotEnrolled{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1052,7 @@ func (x *NotEnrolled) String() string {
 func (*NotEnrolled) ProtoMessage() {}
 
 func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1065,7 @@ func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotEnrolled.ProtoReflect.Descriptor instead.
 func (*NotEnrolled) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NotEnrolled) GetContainerId() string {
@@ -965,8 +1126,9 @@ type Pod struct {
 	NetnsCookie uint64 `protobuf:"varint,9,opt,name=netns_cookie,json=netnsCookie,proto3" json:"netns_cookie,omitempty"`
 	NetnsPath   string `protobuf:"bytes,10,opt,name=netns_path,json=netnsPath,proto3" json:"netns_path,omitempty"`
 	Ifindex     uint32 `protobuf:"varint,11,opt,name=ifindex,proto3" json:"ifindex,omitempty"`
-	// "live"; "severed": a link lost its cgroup or interface; or "drift": something
-	// else is not as it was enrolled.
+	// "live"; "severed": a link lost its cgroup or interface; "drift": something else
+	// is not as it was enrolled; or "draining": it opted out, and what it has open is
+	// governed until it ends.
 	State string `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`
 	// Enrolment reached its end.
 	Ready bool `protobuf:"varint,13,opt,name=ready,proto3" json:"ready,omitempty"`
@@ -985,7 +1147,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1159,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1172,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Pod) GetContainerId() string {
@@ -1160,7 +1322,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1334,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1347,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Link) GetHook() string {
@@ -1252,7 +1414,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1426,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1439,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
 }
 
 type ServicesResponse struct {
@@ -1289,7 +1451,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1463,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1476,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -1339,7 +1501,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1513,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1526,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Service) GetScope() string {
@@ -1416,7 +1578,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1590,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1603,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Frontend) GetPrefix() string {
@@ -1484,7 +1646,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1658,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1671,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ServiceCluster) GetName() string {
@@ -1578,7 +1740,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1752,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1765,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1664,7 +1826,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1838,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1851,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Counters) GetOpened() uint64 {
@@ -1751,7 +1913,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1925,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1938,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -1795,7 +1957,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1969,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1982,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FlowsResponse) GetFlows() []*Flow {
@@ -1867,7 +2029,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +2041,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +2054,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Flow) GetNamespace() string {
@@ -2029,7 +2191,7 @@ type FlowLeg struct {
 
 func (x *FlowLeg) Reset() {
 	*x = FlowLeg{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2203,7 @@ func (x *FlowLeg) String() string {
 func (*FlowLeg) ProtoMessage() {}
 
 func (x *FlowLeg) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2216,7 @@ func (x *FlowLeg) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowLeg.ProtoReflect.Descriptor instead.
 func (*FlowLeg) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FlowLeg) GetEndpoint() string {
@@ -2123,7 +2285,7 @@ type RoutesRequest struct {
 
 func (x *RoutesRequest) Reset() {
 	*x = RoutesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2297,7 @@ func (x *RoutesRequest) String() string {
 func (*RoutesRequest) ProtoMessage() {}
 
 func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2310,7 @@ func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesRequest.ProtoReflect.Descriptor instead.
 func (*RoutesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RoutesRequest) GetService() string {
@@ -2168,7 +2330,7 @@ type RoutesResponse struct {
 
 func (x *RoutesResponse) Reset() {
 	*x = RoutesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2342,7 @@ func (x *RoutesResponse) String() string {
 func (*RoutesResponse) ProtoMessage() {}
 
 func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2355,7 @@ func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesResponse.ProtoReflect.Descriptor instead.
 func (*RoutesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RoutesResponse) GetRoutes() []*Route {
@@ -2224,7 +2386,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2398,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2411,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Route) GetScope() string {
@@ -2324,7 +2486,7 @@ type ClusterShare struct {
 
 func (x *ClusterShare) Reset() {
 	*x = ClusterShare{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2498,7 @@ func (x *ClusterShare) String() string {
 func (*ClusterShare) ProtoMessage() {}
 
 func (x *ClusterShare) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2511,7 @@ func (x *ClusterShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShare.ProtoReflect.Descriptor instead.
 func (*ClusterShare) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ClusterShare) GetName() string {
@@ -2410,7 +2572,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2584,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2597,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -2500,7 +2662,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2674,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2687,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExplainResponse) GetRequest() string {
@@ -2629,7 +2791,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2803,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2816,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Outcome) GetShare() float64 {
@@ -2705,7 +2867,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2879,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2892,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TraceRequest) GetNamespace() string {
@@ -2788,7 +2950,7 @@ type TraceRecord struct {
 
 func (x *TraceRecord) Reset() {
 	*x = TraceRecord{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2962,7 @@ func (x *TraceRecord) String() string {
 func (*TraceRecord) ProtoMessage() {}
 
 func (x *TraceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2975,7 @@ func (x *TraceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRecord.ProtoReflect.Descriptor instead.
 func (*TraceRecord) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TraceRecord) GetAtNanoseconds() int64 {
@@ -2926,7 +3088,7 @@ var File_helper_api_v1_kmesh_proto protoreflect.FileDescriptor
 const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\n" +
 	"\x19helper/api/v1/kmesh.proto\x12\fkmesh.api.v1\"\x0f\n" +
-	"\rStatusRequest\"\xd5\x03\n" +
+	"\rStatusRequest\"\x8f\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0euptime_seconds\x18\x02 \x01(\x03R\ruptimeSeconds\x12\x10\n" +
@@ -2943,7 +3105,21 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	" \x03(\v2\x15.kmesh.api.v1.VerdictR\bverdicts\x121\n" +
 	"\bproblems\x18\v \x03(\v2\x15.kmesh.api.v1.VerdictR\bproblems\x12%\n" +
 	"\x04maps\x18\f \x03(\v2\x11.kmesh.api.v1.MapR\x04maps\x12+\n" +
-	"\x04pods\x18\r \x01(\v2\x17.kmesh.api.v1.PodCountsR\x04pods\"\xb5\x01\n" +
+	"\x04pods\x18\r \x01(\v2\x17.kmesh.api.v1.PodCountsR\x04pods\x128\n" +
+	"\n" +
+	"kubernetes\x18\x0e \x01(\v2\x18.kmesh.api.v1.KubernetesR\n" +
+	"kubernetes\"\xb1\x01\n" +
+	"\n" +
+	"Kubernetes\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
+	"\x06synced\x18\x02 \x01(\bR\x06synced\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\x12,\n" +
+	"\x12since_unix_seconds\x18\x04 \x01(\x03R\x10sinceUnixSeconds\x12+\n" +
+	"\x05plans\x18\x05 \x03(\v2\x15.kmesh.api.v1.PodPlanR\x05plans\"O\n" +
+	"\aPodPlan\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\"\xb5\x01\n" +
 	"\x06Config\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1c\n" +
 	"\tpublished\x18\x02 \x01(\x04R\tpublished\x12#\n" +
@@ -2981,14 +3157,15 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x03Map\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x04R\aentries\x12\x1a\n" +
-	"\bcapacity\x18\x03 \x01(\x04R\bcapacity\"\x93\x01\n" +
+	"\bcapacity\x18\x03 \x01(\x04R\bcapacity\"\xaf\x01\n" +
 	"\tPodCounts\x12\x12\n" +
 	"\x04live\x18\x01 \x01(\rR\x04live\x12\x18\n" +
 	"\asevered\x18\x02 \x01(\rR\asevered\x12\x14\n" +
 	"\x05drift\x18\x03 \x01(\rR\x05drift\x12\x1d\n" +
 	"\n" +
 	"links_live\x18\x04 \x01(\rR\tlinksLive\x12#\n" +
-	"\rlinks_severed\x18\x05 \x01(\rR\flinksSevered\"\r\n" +
+	"\rlinks_severed\x18\x05 \x01(\rR\flinksSevered\x12\x1a\n" +
+	"\bdraining\x18\x06 \x01(\rR\bdraining\"\r\n" +
 	"\vPodsRequest\"s\n" +
 	"\fPodsResponse\x12%\n" +
 	"\x04pods\x18\x01 \x03(\v2\x11.kmesh.api.v1.PodR\x04pods\x12<\n" +
@@ -3190,87 +3367,91 @@ func file_helper_api_v1_kmesh_proto_rawDescGZIP() []byte {
 	return file_helper_api_v1_kmesh_proto_rawDescData
 }
 
-var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_helper_api_v1_kmesh_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: kmesh.api.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: kmesh.api.v1.StatusResponse
-	(*Config)(nil),           // 2: kmesh.api.v1.Config
-	(*Resource)(nil),         // 3: kmesh.api.v1.Resource
-	(*Xds)(nil),              // 4: kmesh.api.v1.Xds
-	(*XdsType)(nil),          // 5: kmesh.api.v1.XdsType
-	(*Verdict)(nil),          // 6: kmesh.api.v1.Verdict
-	(*Map)(nil),              // 7: kmesh.api.v1.Map
-	(*PodCounts)(nil),        // 8: kmesh.api.v1.PodCounts
-	(*PodsRequest)(nil),      // 9: kmesh.api.v1.PodsRequest
-	(*PodsResponse)(nil),     // 10: kmesh.api.v1.PodsResponse
-	(*NotEnrolled)(nil),      // 11: kmesh.api.v1.NotEnrolled
-	(*Pod)(nil),              // 12: kmesh.api.v1.Pod
-	(*Link)(nil),             // 13: kmesh.api.v1.Link
-	(*ServicesRequest)(nil),  // 14: kmesh.api.v1.ServicesRequest
-	(*ServicesResponse)(nil), // 15: kmesh.api.v1.ServicesResponse
-	(*Service)(nil),          // 16: kmesh.api.v1.Service
-	(*Frontend)(nil),         // 17: kmesh.api.v1.Frontend
-	(*ServiceCluster)(nil),   // 18: kmesh.api.v1.ServiceCluster
-	(*Endpoint)(nil),         // 19: kmesh.api.v1.Endpoint
-	(*Counters)(nil),         // 20: kmesh.api.v1.Counters
-	(*FlowsRequest)(nil),     // 21: kmesh.api.v1.FlowsRequest
-	(*FlowsResponse)(nil),    // 22: kmesh.api.v1.FlowsResponse
-	(*Flow)(nil),             // 23: kmesh.api.v1.Flow
-	(*FlowLeg)(nil),          // 24: kmesh.api.v1.FlowLeg
-	(*RoutesRequest)(nil),    // 25: kmesh.api.v1.RoutesRequest
-	(*RoutesResponse)(nil),   // 26: kmesh.api.v1.RoutesResponse
-	(*Route)(nil),            // 27: kmesh.api.v1.Route
-	(*ClusterShare)(nil),     // 28: kmesh.api.v1.ClusterShare
-	(*ExplainRequest)(nil),   // 29: kmesh.api.v1.ExplainRequest
-	(*ExplainResponse)(nil),  // 30: kmesh.api.v1.ExplainResponse
-	(*Outcome)(nil),          // 31: kmesh.api.v1.Outcome
-	(*TraceRequest)(nil),     // 32: kmesh.api.v1.TraceRequest
-	(*TraceRecord)(nil),      // 33: kmesh.api.v1.TraceRecord
-	nil,                      // 34: kmesh.api.v1.Service.RefusedEntry
+	(*Kubernetes)(nil),       // 2: kmesh.api.v1.Kubernetes
+	(*PodPlan)(nil),          // 3: kmesh.api.v1.PodPlan
+	(*Config)(nil),           // 4: kmesh.api.v1.Config
+	(*Resource)(nil),         // 5: kmesh.api.v1.Resource
+	(*Xds)(nil),              // 6: kmesh.api.v1.Xds
+	(*XdsType)(nil),          // 7: kmesh.api.v1.XdsType
+	(*Verdict)(nil),          // 8: kmesh.api.v1.Verdict
+	(*Map)(nil),              // 9: kmesh.api.v1.Map
+	(*PodCounts)(nil),        // 10: kmesh.api.v1.PodCounts
+	(*PodsRequest)(nil),      // 11: kmesh.api.v1.PodsRequest
+	(*PodsResponse)(nil),     // 12: kmesh.api.v1.PodsResponse
+	(*NotEnrolled)(nil),      // 13: kmesh.api.v1.NotEnrolled
+	(*Pod)(nil),              // 14: kmesh.api.v1.Pod
+	(*Link)(nil),             // 15: kmesh.api.v1.Link
+	(*ServicesRequest)(nil),  // 16: kmesh.api.v1.ServicesRequest
+	(*ServicesResponse)(nil), // 17: kmesh.api.v1.ServicesResponse
+	(*Service)(nil),          // 18: kmesh.api.v1.Service
+	(*Frontend)(nil),         // 19: kmesh.api.v1.Frontend
+	(*ServiceCluster)(nil),   // 20: kmesh.api.v1.ServiceCluster
+	(*Endpoint)(nil),         // 21: kmesh.api.v1.Endpoint
+	(*Counters)(nil),         // 22: kmesh.api.v1.Counters
+	(*FlowsRequest)(nil),     // 23: kmesh.api.v1.FlowsRequest
+	(*FlowsResponse)(nil),    // 24: kmesh.api.v1.FlowsResponse
+	(*Flow)(nil),             // 25: kmesh.api.v1.Flow
+	(*FlowLeg)(nil),          // 26: kmesh.api.v1.FlowLeg
+	(*RoutesRequest)(nil),    // 27: kmesh.api.v1.RoutesRequest
+	(*RoutesResponse)(nil),   // 28: kmesh.api.v1.RoutesResponse
+	(*Route)(nil),            // 29: kmesh.api.v1.Route
+	(*ClusterShare)(nil),     // 30: kmesh.api.v1.ClusterShare
+	(*ExplainRequest)(nil),   // 31: kmesh.api.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 32: kmesh.api.v1.ExplainResponse
+	(*Outcome)(nil),          // 33: kmesh.api.v1.Outcome
+	(*TraceRequest)(nil),     // 34: kmesh.api.v1.TraceRequest
+	(*TraceRecord)(nil),      // 35: kmesh.api.v1.TraceRecord
+	nil,                      // 36: kmesh.api.v1.Service.RefusedEntry
 }
 var file_helper_api_v1_kmesh_proto_depIdxs = []int32{
-	4,  // 0: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
-	2,  // 1: kmesh.api.v1.StatusResponse.config:type_name -> kmesh.api.v1.Config
-	6,  // 2: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
-	6,  // 3: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
-	7,  // 4: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
-	8,  // 5: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
-	3,  // 6: kmesh.api.v1.Config.resources:type_name -> kmesh.api.v1.Resource
-	5,  // 7: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
-	12, // 8: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
-	11, // 9: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
-	13, // 10: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
-	16, // 11: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
-	17, // 12: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
-	18, // 13: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
-	34, // 14: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
-	19, // 15: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
-	20, // 16: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
-	23, // 17: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
-	24, // 18: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
-	27, // 19: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
-	28, // 20: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
-	31, // 21: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
-	28, // 22: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
-	0,  // 23: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
-	9,  // 24: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
-	14, // 25: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
-	21, // 26: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
-	25, // 27: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
-	29, // 28: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
-	32, // 29: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
-	1,  // 30: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
-	10, // 31: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
-	15, // 32: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
-	22, // 33: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
-	26, // 34: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
-	30, // 35: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
-	33, // 36: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
-	30, // [30:37] is the sub-list for method output_type
-	23, // [23:30] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	6,  // 0: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
+	4,  // 1: kmesh.api.v1.StatusResponse.config:type_name -> kmesh.api.v1.Config
+	8,  // 2: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
+	8,  // 3: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
+	9,  // 4: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
+	10, // 5: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
+	2,  // 6: kmesh.api.v1.StatusResponse.kubernetes:type_name -> kmesh.api.v1.Kubernetes
+	3,  // 7: kmesh.api.v1.Kubernetes.plans:type_name -> kmesh.api.v1.PodPlan
+	5,  // 8: kmesh.api.v1.Config.resources:type_name -> kmesh.api.v1.Resource
+	7,  // 9: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
+	14, // 10: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
+	13, // 11: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
+	15, // 12: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
+	18, // 13: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
+	19, // 14: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
+	20, // 15: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
+	36, // 16: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
+	21, // 17: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
+	22, // 18: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
+	25, // 19: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
+	26, // 20: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
+	29, // 21: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
+	30, // 22: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
+	33, // 23: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
+	30, // 24: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
+	0,  // 25: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
+	11, // 26: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
+	16, // 27: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
+	23, // 28: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
+	27, // 29: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
+	31, // 30: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
+	34, // 31: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
+	1,  // 32: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
+	12, // 33: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
+	17, // 34: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
+	24, // 35: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
+	28, // 36: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
+	32, // 37: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
+	35, // 38: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
+	32, // [32:39] is the sub-list for method output_type
+	25, // [25:32] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_helper_api_v1_kmesh_proto_init() }
@@ -3284,7 +3465,7 @@ func file_helper_api_v1_kmesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_helper_api_v1_kmesh_proto_rawDesc), len(file_helper_api_v1_kmesh_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

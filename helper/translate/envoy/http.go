@@ -24,6 +24,7 @@ type HTTPService struct {
 	RouteConfig, Field string
 
 	inline       *RouteConfig
+	path         string // of inline
 	fault        *faultFilter
 	stripAnyPort bool
 }
@@ -105,7 +106,8 @@ func (r *report) manager(c *chain, cfg *hcmv3.HttpConnectionManager, path string
 			r.invalid(h.Field, "is empty: a RouteConfiguration is known by its name")
 		}
 	case *hcmv3.HttpConnectionManager_RouteConfig:
-		h.inline = r.routes(rs.RouteConfig, join(path, "route_config"))
+		h.path = join(path, "route_config")
+		h.inline = r.routes(rs.RouteConfig, h.path)
 		for _, ref := range h.inline.References {
 			c.refs = append(c.refs, Reference{Cluster: ref.Cluster, Field: ref.Field})
 		}

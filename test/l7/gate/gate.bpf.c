@@ -4,13 +4,15 @@
 /*
  * gate_up, gate_down: a bad network between a pod and its node. They are attached to
  * the node's end of the pod's veth, outside of everything that a pod runs, and count,
- * drop or swap the TCP packets that a rule describes. "Up" is from the pod.
+ * drop, swap or spoil the TCP packets that a rule describes. "Up" is from the pod.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+
+#include "../../../bpf/bounds.h"
 
 #define TCX_NEXT (-1)
 #define TCX_DROP 2
@@ -22,13 +24,16 @@
 enum action {
 	ACT_COUNT = 0,
 	ACT_DROP = 1,
-	ACT_SWAP = 2, /* with the next packet of the same rule */
+	ACT_SWAP = 2,  /* with the next packet of the same rule */
+	ACT_SPOIL = 3, /* the last byte is another one, and the checksum is not told */
 };
 
 enum payload {
 	PAYLOAD_ANY = 0,
 	PAYLOAD_NONE = 1,
 	PAYLOAD_SOME = 2,
+	PAYLOAD_SUPER = 3,   /* several segments in one packet (GSO) */
+	PAYLOAD_STAMPED = 4, /* timestamps (RFC 7323), where Linux puts them */
 };
 
 struct rule {
@@ -58,7 +63,7 @@ struct {
 struct packet {
 	__u16 server;
 	__u8 flags;
-	__u8 has_payload;
+	__u8 kinds; /* bits: enum payload */
 };
 
 /* parse returns 0 for a TCP packet without extension headers. */
@@ -91,8 +96,14 @@ static __always_inline int parse(struct __sk_buff *skb, int up, struct packet *p
 	if (bpf_skb_load_bytes(skb, tcp + 12, b, 2))
 		return -1;
 	p->flags = b[1];
+	p->kinds = 1 << PAYLOAD_ANY;
 	/* A length of 0 is that of a packet longer than 64 KiB. */
-	p->has_payload = tcp + (b[0] >> 4) * 4 < end || end <= tcp;
+	p->kinds |= 1 << (tcp + (b[0] >> 4) * 4 < end || end <= tcp ? PAYLOAD_SOME : PAYLOAD_NONE);
+	if (skb->gso_segs > 1)
+		p->kinds |= 1 << PAYLOAD_SUPER;
+	if (b[0] >> 4 >= 8 && !bpf_skb_load_bytes(skb, tcp + 20, b, 4) && b[0] == 1 && b[1] == 1 &&
+	    b[2] == 8 && b[3] == 10)
+		p->kinds |= 1 << PAYLOAD_STAMPED;
 	return 0;
 }
 
@@ -100,16 +111,19 @@ static __always_inline int fits(const struct rule *r, const struct packet *p)
 {
 	if (!r->used || (r->port && r->port != p->server) || (p->flags & r->mask) != r->value)
 		return 0;
-	return r->payload == PAYLOAD_ANY || (r->payload == PAYLOAD_SOME) == p->has_payload;
+	return p->kinds >> (r->payload & 7) & 1;
 }
 
-/* swap sends this packet, then the one that waits; or makes this one wait. */
+/*
+ * swap sends this packet, then the one that waits; or makes this one wait. A packet of
+ * several segments is too long to wait, but it overtakes one that does.
+ */
 static __always_inline int swap(struct __sk_buff *skb, struct rule *r, int up)
 {
 	__u32 len = skb->len;
 
 	if (!r->held) {
-		if (len > WHOLE || len < 1 || skb->gso_segs > 1)
+		if (!is_between(&len, 1, WHOLE) || skb->gso_segs > 1)
 			return TCX_NEXT;
 		if (bpf_skb_load_bytes(skb, 0, r->packet, len))
 			return TCX_NEXT;
@@ -117,14 +131,25 @@ static __always_inline int swap(struct __sk_buff *skb, struct rule *r, int up)
 		return TCX_DROP;
 	}
 	skb->mark = SEEN;
-	if (skb->gso_segs > 1 || bpf_clone_redirect(skb, skb->ifindex, up ? BPF_F_INGRESS : 0))
+	if (bpf_clone_redirect(skb, skb->ifindex, up ? BPF_F_INGRESS : 0))
 		return TCX_NEXT;
 	len = r->held;
 	r->held = 0;
-	if (len > WHOLE || len < 1 || bpf_skb_change_tail(skb, len, 0) ||
+	if (!is_between(&len, 1, WHOLE) || bpf_skb_change_tail(skb, len, 0) ||
 	    bpf_skb_store_bytes(skb, 0, r->packet, len, 0))
 		return TCX_DROP;
 	return TCX_NEXT;
+}
+
+static __always_inline void spoil(struct __sk_buff *skb)
+{
+	__u32 last = skb->len - 1;
+	__u8 b;
+
+	if (bpf_skb_load_bytes(skb, last, &b, 1))
+		return;
+	b ^= 0xff;
+	bpf_skb_store_bytes(skb, last, &b, 1, 0);
 }
 
 static __always_inline int gate(struct __sk_buff *skb, int up)
@@ -149,6 +174,8 @@ static __always_inline int gate(struct __sk_buff *skb, int up)
 			return TCX_DROP;
 		if (r->action == ACT_SWAP)
 			return swap(skb, r, up);
+		if (r->action == ACT_SPOIL)
+			spoil(skb);
 	}
 	return TCX_NEXT;
 }

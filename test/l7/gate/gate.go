@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gate is a bad network: programs at the node's end of a pod's veth that count, drop or swap the packets that
-// a rule describes.
+// Package gate is a bad network: programs at the node's end of a pod's veth that count, drop, swap or spoil the packets
+// that a rule describes.
 //
 // Invariant: a gate sits outside of the pod. It sees what the network would see, after everything that runs in the pod
 // has had its way with a packet, and what it drops is lost for good.
@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"kmesh/test/node"
 )
@@ -41,7 +42,8 @@ type Action uint8
 const (
 	Count Action = iota
 	Drop
-	Swap // this packet and the next one of the rule change places
+	Swap  // this packet and the next one of the rule change places
+	Spoil // the last byte is another one, and the checksum does not tell
 )
 
 // Payload says which packets a rule is about.
@@ -52,6 +54,8 @@ const (
 	Any Payload = iota
 	Without
 	With
+	Super   // several segments in one packet, as segmentation offload makes them
+	Stamped // with timestamps, payload or not
 )
 
 // Flags of TCP (RFC 9293, section 3.1).
@@ -104,12 +108,20 @@ func Attach(n *node.Node, p *node.Pod) (*Gate, error) {
 		for _, at := range []struct {
 			prog   *ebpf.Program
 			attach ebpf.AttachType
-		}{{g.objs.GateUp, ebpf.AttachTCXIngress}, {g.objs.GateDown, ebpf.AttachTCXEgress}} {
+			parent uint32
+		}{
+			{g.objs.GateUp, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
+			{g.objs.GateDown, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
+		} {
 			l, err := link.AttachTCX(link.TCXOptions{Interface: peer, Program: at.prog, Attach: at.attach})
+			if errors.Is(err, link.ErrNotSupported) {
+				err = filter(peer, at.parent, at.prog)
+			} else if err == nil {
+				g.links = append(g.links, l)
+			}
 			if err != nil {
 				return err
 			}
-			g.links = append(g.links, l)
 		}
 		return nil
 	})
@@ -117,6 +129,20 @@ func Attach(n *node.Node, p *node.Pod) (*Gate, error) {
 		return nil, errors.Join(fmt.Errorf("gate: pod %s: %w", p.Name, err), g.Close())
 	}
 	return g, nil
+}
+
+// filter does the same before Linux 6.6. What it makes ends with the interface.
+func filter(index int, parent uint32, prog *ebpf.Program) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	if err := netlink.QdiscReplace(qdisc); err != nil {
+		return err
+	}
+	return netlink.FilterReplace(&netlink.BpfFilter{
+		FilterAttrs:  netlink.FilterAttrs{LinkIndex: index, Parent: parent, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
+		Fd:           prog.FD(),
+		Name:         "gate",
+		DirectAction: true,
+	})
 }
 
 // Close takes the gate away.

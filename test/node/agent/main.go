@@ -51,6 +51,8 @@ func (a *agent) serve(req wire.Request) {
 		ans.Result, err = a.dial(*req.Dial)
 	case req.DialN != nil:
 		ans.Counts, err = dialN(*req.DialN)
+	case req.Churn != nil:
+		ans.Churned, err = churn(*req.Churn)
 	case req.Exchange != nil:
 		ans.Result, err = a.exchange(*req.Exchange)
 	case req.Connect != nil:

@@ -98,9 +98,7 @@ func (s *socket) run(d wire.Dial, res *wire.Result) bool {
 	if !s.unconnected {
 		connect := s.connect
 		if d.FastOpen {
-			connect = func() error {
-				return unix.Sendto(s.fd, []byte("hello\n"), unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL, s.sockaddr(s.to))
-			}
+			connect = s.fastOpen
 		}
 		if err := connect(); err != nil {
 			fail(res, "connect", err)
@@ -138,6 +136,21 @@ func (s *socket) connect() error {
 			return err
 		}
 	}
+}
+
+// fastOpen sends the first line with the SYN, where the kernel has a cookie of the server. Interrupted, none of it was taken: a SYN that had it would have
+// been answered with its length.
+func (s *socket) fastOpen() error {
+	hello := []byte("hello\n")
+	err := unix.Sendto(s.fd, hello, unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL, s.sockaddr(s.to))
+	if err != unix.EINTR {
+		return err
+	}
+	if err := s.connect(); err != nil {
+		return err
+	}
+	_, err = unix.Write(s.fd, hello)
+	return err
 }
 
 // handOver passes the socket to the test's process.

@@ -26,6 +26,7 @@ type Request struct {
 	Listen   *Listen   `json:"listen,omitempty"`
 	Dial     *Dial     `json:"dial,omitempty"`
 	DialN    *DialN    `json:"dialN,omitempty"`
+	Churn    *Churn    `json:"churn,omitempty"`
 	Exchange *Exchange `json:"exchange,omitempty"`
 	Connect  *Connect  `json:"connect,omitempty"`
 	Close    *Close    `json:"close,omitempty"`
@@ -34,10 +35,11 @@ type Request struct {
 // Answer is one line from the agent. Error is for requests the agent could not carry out at all; what a system call
 // answered to a good request is in the result (Errno).
 type Answer struct {
-	ID     uint64  `json:"id"`
-	Error  string  `json:"error,omitempty"`
-	Result *Result `json:"result,omitempty"`
-	Counts *Counts `json:"counts,omitempty"`
+	ID      uint64   `json:"id"`
+	Error   string   `json:"error,omitempty"`
+	Result  *Result  `json:"result,omitempty"`
+	Counts  *Counts  `json:"counts,omitempty"`
+	Churned *Churned `json:"churned,omitempty"`
 }
 
 // Listen starts a server that tells its name: TCP greets with "NAME CLIENT-ADDRESS\n" and then answers each line with
@@ -76,6 +78,28 @@ type DialN struct {
 	N        int           `json:"n"`                  // at least 1
 	Parallel int           `json:"parallel,omitempty"` // 0 is 1
 	Pause    time.Duration `json:"pause,omitempty"`    // after each dial of each of the parallel ones
+}
+
+// Churn makes N connections of one HTTP request each, one after the other on each of Parallel threads, as fast as they
+// go. The response's body has to be the request's path, which is another one each time.
+type Churn struct {
+	Addr     string        `json:"addr"` // ip:port
+	N        int           `json:"n"`
+	Parallel int           `json:"parallel,omitempty"` // 0 is 1
+	Timeout  time.Duration `json:"timeout,omitempty"`  // of each step; 0 is 3 s
+	// ServerFirst: the request asks for the connection's end, and the client waits for it before it closes too. Else
+	// the client closes as soon as it has the response.
+	ServerFirst bool `json:"serverFirst,omitempty"`
+}
+
+// Churned is what came of a Churn.
+type Churned struct {
+	Done   int            `json:"done"`   // answered rightly
+	Errors map[string]int `json:"errors"` // by "call ERRNO", or what was wrong with the answer
+	Took   time.Duration  `json:"took"`
+	P50    time.Duration  `json:"p50"` // of a connection, from socket(2) to its end
+	P99    time.Duration  `json:"p99"`
+	Max    time.Duration  `json:"max"`
 }
 
 // Exchange makes another exchange over a kept socket.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package containerd
+// Package oci makes container images of one static program, so that tests need no registry and no daemon.
+//
+// Invariant: an image is a function of the program's bytes and its name: nothing of the machine or the time gets into it.
+package oci
 
 import (
 	"archive/tar"
@@ -9,10 +12,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 )
-
-const sandboxImage = "kmesh.test/pause:1"
 
 // descriptor is OCI's.
 type descriptor struct {
@@ -22,13 +25,19 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// writeImage makes an OCI image layout of one static program, as a tar, so that no registry is needed.
-func writeImage(program, to string) error {
+// WriteImage makes an archive, an OCI image layout, of a static program. It is the image's entry point, in the root folder
+// under its own name. The image's name has a tag.
+func WriteImage(to, name, program string) error {
 	bin, err := os.ReadFile(program)
 	if err != nil {
 		return err
 	}
-	layer, err := tarball([]file{{"etc/", nil}, {"proc/", nil}, {"sys/", nil}, {"dev/", nil}, {"pause", bin}})
+	_, tag, ok := strings.Cut(name, ":")
+	if !ok {
+		return fmt.Errorf("image name %q: add a tag, as in %s:1", name, name)
+	}
+	entry := filepath.Base(program)
+	layer, err := tarball([]file{{"etc/", nil}, {"proc/", nil}, {"sys/", nil}, {"dev/", nil}, {entry, bin}})
 	if err != nil {
 		return err
 	}
@@ -45,14 +54,14 @@ func writeImage(program, to string) error {
 	layerDesc := blob("layer.v1.tar", layer)
 	config := blob("config.v1+json", text(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/pause"}},
+		"config": map[string]any{"Entrypoint": []string{"/" + entry}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{layerDesc.Digest}},
 	}))
 	manifest := blob("manifest.v1+json", text(map[string]any{
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
 		"config": config, "layers": []descriptor{layerDesc},
 	}))
-	manifest.Annotations = map[string]string{"io.containerd.image.name": sandboxImage, "org.opencontainers.image.ref.name": "1"}
+	manifest.Annotations = map[string]string{"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag}
 	files = append(files,
 		file{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)},
 		file{"index.json", text(map[string]any{"schemaVersion": 2, "manifests": []descriptor{manifest}})})

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plan decides what is to be done with a pod that lives: the rule by which a
+// change of annotations or labels reaches pods that have started.
+//
+// The rule, whole. What a pod and its namespace say is read as at the pod's creation
+// (package optin), whenever either changes:
+//
+//   - says yes, is not enrolled: enrolled late. What it opens from then on is governed;
+//     what is open stays as it is.
+//   - says no, is enrolled: drained. What it opens from then on is not governed; what is
+//     open stays governed until it has ended, however long that takes; then the programs go.
+//   - bears another mesh's mark, is enrolled, and its namespace requires it: as it was. At its
+//     creation the mark counts, since its containers tell it; no container comes later, but
+//     an annotation may, by which a pod would take itself out.
+//   - says yes again while it drains: governed again, at once.
+//   - says what cannot be obeyed, or cannot be known (its namespace is not seen yet): as it was.
+//   - ends, or has no address yet: left to the plugin, which creation and deletion belong to.
+//
+// Invariant: nothing is done to a pod whose wish is not known.
+package plan
+
+import (
+	"net/netip"
+
+	"kmesh/cni/optin"
+)
+
+// Pod is what the API server says of a pod.
+type Pod struct {
+	// UID is the one that cgroup and plugin know it by. A static pod has another one at
+	// the API server: APIUID.
+	UID, APIUID     string
+	Namespace, Name string
+	Annotations     map[string]string // those that optin.Decide reads
+	HostNetwork     bool
+	// Ending: it is being deleted, or its containers have ended for good.
+	Ending bool
+	// Addrs are its addresses; none before its sandbox is made.
+	Addrs []netip.Addr
+}
+
+// Namespaces are the modes of all namespaces there are, "" for those without one.
+type Namespaces map[string]optin.Mode
+
+// View is all that the API server says.
+type View struct {
+	Pods       []Pod
+	Namespaces Namespaces
+}
+
+// State is how a pod is.
+type State struct {
+	Enrolled bool
+	Draining bool // and opted out
+}
+
+// Action is what is to be done.
+type Action int
+
+// The actions.
+const (
+	Nothing Action = iota
+	Enroll         // late
+	Drain          // stop governing what is opened from now on
+	Finish         // let go what drains, once nothing of it is open
+	Resume         // take a Drain back
+	Refuse         // it asks for what it cannot have; it stays as it is
+)
+
+func (a Action) String() string {
+	return [...]string{"nothing", "enroll", "drain", "finish", "resume", "refuse"}[a]
+}
+
+// Step is an action with its reason, in words.
+type Step struct {
+	Action Action
+	Reason string
+}
+
+// Next decides for a pod. own are namespaces that are never enrolled beside the built-in ones.
+func Next(p Pod, namespaces Namespaces, own []string, st State) Step {
+	mode, known := namespaces[p.Namespace]
+	if p.Ending || !known {
+		return Step{}
+	}
+	set := optin.Set{Namespaces: map[string]optin.Mode{p.Namespace: mode}, ControlPlane: own}
+	if mode == "" {
+		set.Namespaces = nil
+	}
+	d, err := optin.Decide(p.Namespace, p.Annotations, set)
+	switch {
+	case err != nil:
+		return Step{Refuse, err.Error()}
+	case d.Enroll && p.HostNetwork:
+		return Step{Refuse, d.Reason + ", but it has the node's network (hostNetwork): such a pod cannot be governed"}
+	case d.Enroll && st.Draining:
+		return Step{Resume, d.Reason}
+	case d.Enroll && (st.Enrolled || len(p.Addrs) == 0):
+		return Step{}
+	case d.Enroll:
+		return Step{Enroll, d.Reason}
+	case st.Draining:
+		return Step{Finish, d.Reason}
+	case st.Enrolled && mode == optin.Required:
+		return Step{Refuse, d.Reason + ", but namespace " + p.Namespace + " requires enrolment"}
+	case st.Enrolled:
+		return Step{Drain, d.Reason}
+	}
+	return Step{}
+}
+
+// Set is the set that the plugin reads, as the namespaces say.
+func (n Namespaces) Set(own []string) optin.Set {
+	s := optin.Set{Namespaces: make(map[string]optin.Mode), ControlPlane: own}
+	for name, mode := range n {
+		if mode != "" {
+			s.Namespaces[name] = mode
+		}
+	}
+	return s
+}
