@@ -107,6 +107,18 @@ type abiFlow struct {
 	ReplyBase    uint32
 	Reply        uint32
 	ClientIsn    uint32
+	Memo         struct {
+		_         structs.HostLayout
+		Published uint32
+		Flags     uint32
+		Star      uint32
+		Any       uint32
+		Id        uint32
+		Pad       uint32
+		Vhost     abiVhost
+		Cluster   uint32
+		Endpoint  uint32
+	}
 	Started      uint64
 	HeldSince    uint64
 	Vhost        uint32
@@ -206,7 +218,7 @@ type abiHostKey struct {
 	Kind    uint8
 	Pad     uint8
 	Len     uint16
-	Name    [260]uint8
+	Name    [56]uint8
 }
 
 type abiHostKind uint32
@@ -302,9 +314,18 @@ type abiLimits struct {
 	Outward     uint32
 	NextPort    uint32
 	Shared      uint32
-	Pad         uint32
+	Published   uint32
 	_           [4]byte
 	MarkedUntil uint64
+}
+
+type abiLongHostKey struct {
+	_       structs.HostLayout
+	Service uint32
+	Kind    uint8
+	Pad     uint8
+	Len     uint16
+	Name    [260]uint8
 }
 
 type abiName struct {
@@ -445,10 +466,12 @@ type abiRoute struct {
 	Reply       uint32
 	Shares      uint32
 	N_shares    uint32
+	Only        uint32
 	Total       uint32
 	Fraction    uint32
 	Abort       uint32
 	AbortReply  uint32
+	Pad3        uint32
 	Never       uint8
 	AbortAlways uint8
 	Pad2        [2]uint8
@@ -626,6 +649,7 @@ const (
 	abiMapKmHttp              = "km_http"
 	abiMapKmLegs              = "km_legs"
 	abiMapKmLimits            = "km_limits"
+	abiMapKmLongHosts         = "km_long_hosts"
 	abiMapKmMarks             = "km_marks"
 	abiMapKmNames             = "km_names"
 	abiMapKmOlderGetpeername4 = "km_older_getpeername4"
@@ -736,6 +760,7 @@ type abiMapSpecs struct {
 	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
 	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
 	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.MapSpec `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
 	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
 	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
@@ -824,6 +849,7 @@ type abiMaps struct {
 	KmHttp              *ebpf.Map `ebpf:"km_http"`
 	KmLegs              *ebpf.Map `ebpf:"km_legs"`
 	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.Map `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.Map `ebpf:"km_marks"`
 	KmNames             *ebpf.Map `ebpf:"km_names"`
 	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
@@ -871,6 +897,7 @@ func (m *abiMaps) Close() error {
 		m.KmHttp,
 		m.KmLegs,
 		m.KmLimits,
+		m.KmLongHosts,
 		m.KmMarks,
 		m.KmNames,
 		m.KmOlderGetpeername4,

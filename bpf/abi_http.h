@@ -12,8 +12,13 @@
 
 #include <linux/bpf.h>
 
+#include "abi_watch.h"
+
 /* Longest host (RFC 1035, section 2.3.4) with a port behind it. */
 #define KM_HOST_LEN 260
+
+/* Nearly all hosts are shorter: their key is hashed and compared in a fraction of the time. */
+#define KM_SHORT_HOST 56
 
 /*
  * Legs of one flow: the endpoints that a connection alternates between without a
@@ -53,8 +58,20 @@ enum host_kind {
 	KM_HOST_PREFIX = 2,
 };
 
-/* A domain without its "*"; the name is lower-case, the bytes behind it 0. */
+/*
+ * A domain of at most KM_SHORT_HOST bytes without its "*"; the name is lower-case, the
+ * bytes behind it 0.
+ */
 struct host_key {
+	__u32 service;
+	__u8 kind;
+	__u8 pad;
+	__u16 len;
+	__u8 name[KM_SHORT_HOST];
+};
+
+/* A longer one; of a shorter one it begins with the key. */
+struct long_host_key {
 	__u32 service;
 	__u8 kind;
 	__u8 pad;
@@ -65,7 +82,7 @@ struct host_key {
 /* The id under which the grammar of responses is found: a virtual host without routes. */
 #define KM_VHOST_RESPONSE 0
 
-/* A virtual host, by id; km_hosts leads to it. */
+/* A virtual host, by id; km_hosts and km_long_hosts lead to it. */
 struct vhost {
 	__u32 slab;       /* element of km_slabs, in which the program lies */
 	__u32 program;    /* its offset there, in bytes */
@@ -98,10 +115,12 @@ struct route {
 	__u32 reply;  /* of km_replies, for KM_ROUTE_REPLY */
 	__u32 shares; /* the first one, in km_shares */
 	__u32 n_shares;
+	__u32 only;     /* the cluster, if there is one share; 0: draw */
 	__u32 total;    /* sum of their weights */
 	__u32 fraction; /* of 2^32 that is taken; 0: every request */
 	__u32 abort;    /* of 2^32 that is aborted; 0: none */
 	__u32 abort_reply;
+	__u32 pad3;
 	__u8 never; /* the fraction is 0 */
 	__u8 abort_always;
 	__u8 pad2[2];
@@ -256,6 +275,22 @@ enum pin {
 	KM_PIN_LOST = 9, /* framing is no longer known */
 };
 
+/*
+ * What the flow's last head was matched and bound by. It holds as long as nothing has
+ * been published since: what is looked up again costs memory that is cold by then.
+ */
+struct memo {
+	__u32 published; /* km_limits' then; 0: there is none */
+	__u32 flags;     /* of the service's struct http, as the next two */
+	__u32 star;
+	__u32 any;
+	__u32 id; /* of vhost; 0: none */
+	__u32 pad;
+	struct vhost vhost;
+	__u32 cluster; /* it has one endpoint, and its legs do not wear out; 0: none */
+	__u32 endpoint;
+};
+
 struct flow {
 	__u32 busy; /* the lock */
 	__u32 generation;
@@ -288,6 +323,7 @@ struct flow {
 	__u32 reply_base; /* C: where the local answer begins that is out */
 	__u32 reply;      /* its id */
 	__u32 client_isn;
+	struct memo memo;
 	__u64 started;    /* ns: the request that runs */
 	__u64 held_since; /* ns: the first bytes of the head in hold */
 	__u32 vhost;      /* of the last request */
@@ -350,43 +386,6 @@ struct request_stats {
 	__u64 buckets[KM_BUCKETS]; /* not cumulative; the last one has no bound */
 };
 
-/* Events of the L7 path that are counted, one element of km_events each. */
-enum event {
-	KM_EVENT_FLOW = 0,      /* flows made */
-	KM_EVENT_CONFIRMED = 1, /* optimistic leg was right */
-	KM_EVENT_REBOUND = 2,   /* and was wrong */
-	KM_EVENT_SWITCH_PARKED = 3,
-	KM_EVENT_SWITCH_NEW = 4,
-	KM_EVENT_PIN_TLS = 5,
-	KM_EVENT_PIN_H2 = 6,
-	KM_EVENT_PIN_OPAQUE = 7,
-	KM_EVENT_PIN_CONNECT = 8,
-	KM_EVENT_PIN_SERVER_FIRST = 9,
-	KM_EVENT_PIN_UPGRADED = 10,
-	KM_EVENT_PIN_MALFORMED = 11,
-	KM_EVENT_PIN_UNTIL_CLOSE = 12,
-	KM_EVENT_PIN_LOST = 13,
-	KM_EVENT_REJECTED = 14, /* heads answered with 4xx or 505 */
-	KM_EVENT_NO_ROUTE = 15,
-	KM_EVENT_NO_ENDPOINT = 16, /* 503 */
-	KM_EVENT_REFUSED = 17,     /* SYNs that an endpoint refused */
-	KM_EVENT_TIMEOUT = 18,     /* SYNs without an answer */
-	KM_EVENT_HELD = 19,        /* pipelined requests that had to wait */
-	KM_EVENT_HOLD_FULL = 20,   /* no hold was free */
-	KM_EVENT_FLOW_FULL = 21,   /* no flow was free: RST */
-	KM_EVENT_QUOTA = 22,       /* the pod has too many flows: RST */
-	KM_EVENT_LOST = 23,        /* packets of a stamped socket without a flow: RST */
-	KM_EVENT_LEG_PORT = 24,    /* no source port was free for a leg */
-	KM_EVENT_DISORDER =
-		25, /* packets dropped because a head or chunk line must be read in order */
-	KM_EVENT_HIDDEN_END = 26, /* an idle endpoint's end that the client did not see */
-	KM_EVENT_BUSY = 27,       /* the flow's lock was not free in time */
-	KM_EVENT_CHALLENGE = 28,  /* challenge ACKs to our SYN */
-	KM_EVENT_RECLAIMED = 29,  /* flows of clients that vanished */
-	KM_EVENT_TRACE_FULL = 30,
-	KM_EVENTS = 31,
-};
-
 /* Sizes that the programs read: one element, written by the loader when it makes the map. */
 struct limits {
 	__u32 flows; /* elements of km_flows */
@@ -403,39 +402,10 @@ struct limits {
 	__u32 port_mask;
 	__u32 port_value;
 	__u32 outward; /* flows may send to ports of legs: to a pod itself, or to such a service */
-	__u32 next_port; /* of the next leg */
-	__u32 shared;    /* sockets of some pod may have ports of legs for themselves */
-	__u32 pad;
+	__u32 next_port;    /* of the next leg */
+	__u32 shared;       /* sockets of some pod may have ports of legs for themselves */
+	__u32 published;    /* grows with each publication; 0: what is looked up is not kept */
 	__u64 marked_until; /* ns: no endpoint is marked any longer */
-};
-
-/* One packet of a traced flow (ring buffer km_trace). */
-struct trace {
-	__u64 at; /* ns */
-	__u32 slot;
-	__u32 generation;
-	__u8 egress;
-	__u8 leg;
-	__u8 verdict; /* enum verdict */
-	__u8 tcp_flags;
-	__u8 state;
-	__u8 pin;
-	__u16 window;
-	__u32 seq; /* as it came */
-	__u32 ack;
-	__u32 new_seq; /* as it went on */
-	__u32 new_ack;
-	__u32 len; /* payload */
-	__u32 pad;
-};
-
-enum verdict {
-	KM_VERDICT_PASS = 0,    /* not ours */
-	KM_VERDICT_FORWARD = 1, /* translated */
-	KM_VERDICT_SWALLOW = 2, /* the client will repeat it, or need not */
-	KM_VERDICT_BOUNCE = 3,  /* answered to the client */
-	KM_VERDICT_CRAFT = 4,   /* made into another packet to an endpoint */
-	KM_VERDICT_DROP = 5,
 };
 
 #endif

@@ -255,12 +255,24 @@ static __always_inline bool is_confirmed(struct flow *f, const struct cluster *c
 		struct extent table = f->key.family == 4 ? cl->v4 : cl->v6;
 		struct slot *s = table.n == 1 ? slot_at(&table, 0) : NULL;
 
-		if (s && s->endpoint == endpoint && !(leg->flags & KM_LEG_WORN))
+		if (s && s->endpoint == endpoint && !(leg->flags & KM_LEG_WORN)) {
+			f->memo.cluster = cl->max_requests ? 0 : cluster;
+			f->memo.endpoint = endpoint;
 			return true;
+		}
 	}
 	if (!(f->flags & KM_FLOW_FIRST) || cl->policy == KM_POLICY_MAGLEV)
 		return false;
 	return !endpoint || bpf_map_lookup_elem(&km_endpoints, &endpoint);
+}
+
+/* Whether nothing but the current leg can come out of a choice for the cluster. */
+static __always_inline bool is_sole(struct flow *f, __u32 cluster)
+{
+	struct leg *leg = leg_at(f, f->leg);
+
+	return f->memo.cluster == cluster && has_leg(f) && leg->cluster == cluster &&
+	       leg->endpoint == f->memo.endpoint && !(leg->flags & KM_LEG_WORN);
 }
 
 /* The request of d goes to the current leg, with what is held of it, if anything is. */
@@ -293,10 +305,11 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 			    struct decision_of *d)
 {
 	struct choice_of *to;
-	struct cluster *cl;
+	struct cluster *cl = NULL;
 	__u32 cluster, i;
 	struct leg *leg;
 	struct work *w;
+	bool sole;
 
 	if (!p || !f || !d)
 		return TCX_DROP;
@@ -309,9 +322,12 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 		d->route = f->next_route;
 	}
 	cluster = d->cluster;
-	cl = bpf_map_lookup_elem(&km_clusters, &cluster);
 	drop_closing(f);
-	wear_leg(f, cl, cluster);
+	sole = is_sole(f, cluster);
+	if (!sole) {
+		cl = bpf_map_lookup_elem(&km_clusters, &cluster);
+		wear_leg(f, cl, cluster);
+	}
 	leg = leg_at(f, f->leg);
 	if (f->pending) {
 		if (has_leg(f) && leg->cluster == cluster && f->cluster == cluster &&
@@ -322,7 +338,7 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 		f->endpoint = 0; /* it will be chosen when the request can go */
 		goto wait;
 	}
-	if (is_confirmed(f, cl, cluster))
+	if (sole || is_confirmed(f, cl, cluster))
 		goto confirmed;
 	i = KM_LEGS;
 	if (f->flags & KM_FLOW_CHOSEN && f->chosen == d->head && f->endpoint) {

@@ -30,6 +30,7 @@ const (
 	connectMapKmHttp       = "km_http"
 	connectMapKmLegs       = "km_legs"
 	connectMapKmLimits     = "km_limits"
+	connectMapKmLongHosts  = "km_long_hosts"
 	connectMapKmMarks      = "km_marks"
 	connectMapKmNames      = "km_names"
 	connectMapKmOver       = "km_over"
@@ -120,6 +121,7 @@ type connectMapSpecs struct {
 	KmHttp       *ebpf.MapSpec `ebpf:"km_http"`
 	KmLegs       *ebpf.MapSpec `ebpf:"km_legs"`
 	KmLimits     *ebpf.MapSpec `ebpf:"km_limits"`
+	KmLongHosts  *ebpf.MapSpec `ebpf:"km_long_hosts"`
 	KmMarks      *ebpf.MapSpec `ebpf:"km_marks"`
 	KmNames      *ebpf.MapSpec `ebpf:"km_names"`
 	KmOver       *ebpf.MapSpec `ebpf:"km_over"`
@@ -184,6 +186,7 @@ type connectMaps struct {
 	KmHttp       *ebpf.Map `ebpf:"km_http"`
 	KmLegs       *ebpf.Map `ebpf:"km_legs"`
 	KmLimits     *ebpf.Map `ebpf:"km_limits"`
+	KmLongHosts  *ebpf.Map `ebpf:"km_long_hosts"`
 	KmMarks      *ebpf.Map `ebpf:"km_marks"`
 	KmNames      *ebpf.Map `ebpf:"km_names"`
 	KmOver       *ebpf.Map `ebpf:"km_over"`
@@ -224,6 +227,7 @@ func (m *connectMaps) Close() error {
 		m.KmHttp,
 		m.KmLegs,
 		m.KmLimits,
+		m.KmLongHosts,
 		m.KmMarks,
 		m.KmNames,
 		m.KmOver,

@@ -2,6 +2,8 @@
 
 package bpf
 
+import "sync/atomic"
+
 // What abi_http.h defines beside structures.
 const (
 	// ServiceHTTP is the flag of a service whose requests are routed (KM_SERVICE_HTTP).
@@ -19,8 +21,10 @@ const (
 	MaxReplyText = len(Reply{}.Text)
 	// MaxReplyParts is the number of parts that one reply has at most.
 	MaxReplyParts = len(Reply{}.Parts)
-	// MaxHost is the longest domain that a HostKey holds, in bytes.
-	MaxHost = len(HostKey{}.Name)
+	// ShortHost is the longest domain that a HostKey holds, in bytes: km_long_hosts has the longer ones.
+	ShortHost = len(HostKey{}.Name)
+	// MaxHost is the longest domain that a LongHostKey holds, in bytes.
+	MaxHost = len(LongHostKey{}.Name)
 	// MaxHashName is the longest name of a header that is hashed, in bytes.
 	MaxHashName = len(Route{}.HashName)
 	// Events is the number of elements of km_events.
@@ -84,6 +88,15 @@ type Limits = abiLimits
 // its port. They do so by themselves once they see a socket connect from such a port; of
 // what was connected before its pod was enrolled they know nothing.
 func (r *Runtime) ShareLegPorts() { inPlace[abiLimits](r.memory["km_limits"])[0].Shared = 1 }
+
+// Publish makes the programs forget what they keep of the tables: from now on they see what has been written. What they
+// had found before is in use until a grace period after it has passed.
+func (r *Runtime) Publish() {
+	published := &inPlace[abiLimits](r.memory["km_limits"])[0].Published
+	if atomic.AddUint32(published, 1) == 0 { // which keeps nothing
+		atomic.AddUint32(published, 1)
+	}
+}
 
 // Flags of a flow (KM_FLOW_*).
 const (

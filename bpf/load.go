@@ -54,14 +54,15 @@ type Runtime struct {
 	Refusals  *ebpf.Map // RefusalKey -> count
 	Names     *ebpf.Map // id -> Name
 
-	HTTP     *ebpf.Map // service id -> HTTP
-	Guesses  *ebpf.Map // FrontendKey -> cluster id
-	Hosts    *ebpf.Map // HostKey -> virtual host id
-	VHosts   *ebpf.Map // id -> VHost; VHostResponse is the grammar of responses
-	Replies  *ebpf.Map // id -> Reply
-	Requests *ebpf.Map // RequestKey -> RequestStats
-	Events   *ebpf.Map // index -> count
-	Trace    *ebpf.Map // ring buffer of TraceRecord
+	HTTP      *ebpf.Map // service id -> HTTP
+	Guesses   *ebpf.Map // FrontendKey -> cluster id
+	Hosts     *ebpf.Map // HostKey -> virtual host id
+	LongHosts *ebpf.Map // LongHostKey -> virtual host id
+	VHosts    *ebpf.Map // id -> VHost; VHostResponse is the grammar of responses
+	Replies   *ebpf.Map // id -> Reply
+	Requests  *ebpf.Map // RequestKey -> RequestStats
+	Events    *ebpf.Map // index -> count
+	Trace     *ebpf.Map // ring buffer of TraceRecord
 
 	// EachNetns runs a function in the network namespace of every enrolled pod. Who
 	// has pods sets it: Sockets needs it where FeatureMapIterator is unsupported.
@@ -160,7 +161,7 @@ func (r *Runtime) loadMaps(sizes map[string]uint32) error {
 		&r.Endpoints: "km_endpoints", &r.Active: "km_active", &r.Stats: "km_stats",
 		&r.Refusals: "km_refusals", &r.Names: "km_names",
 		new(*ebpf.Map): "km_pods", new(*ebpf.Map): "km_stamps", new(*ebpf.Map): "km_udp_peers",
-		&r.HTTP: "km_http", &r.Guesses: "km_guesses", &r.Hosts: "km_hosts", &r.VHosts: "km_vhosts",
+		&r.HTTP: "km_http", &r.Guesses: "km_guesses", &r.Hosts: "km_hosts", &r.LongHosts: "km_long_hosts", &r.VHosts: "km_vhosts",
 		&r.Replies: "km_replies", &r.Requests: "km_requests", &r.Events: "km_events", &r.Trace: "km_trace",
 		new(*ebpf.Map): "km_slabs", new(*ebpf.Map): "km_routes", new(*ebpf.Map): "km_shares",
 		new(*ebpf.Map): "km_limits", new(*ebpf.Map): "km_flows", new(*ebpf.Map): "km_tuples",
@@ -221,6 +222,9 @@ func (r *Runtime) mapMemory() error {
 		m := r.maps[name]
 		page := os.Getpagesize()
 		size := (int(m.MaxEntries())*int(m.ValueSize()) + page - 1) / page * page
+		if m.ValueSize()%8 != 0 {
+			return fmt.Errorf("map %s: elements of %d bytes: the kernel has each begin at a multiple of 8, what is read in place does not", name, m.ValueSize())
+		}
 		mem, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		if err != nil {
 			return fmt.Errorf("map %s: mmap: %w", name, err)
@@ -351,7 +355,7 @@ func (r *Runtime) Map(name string) *ebpf.Map { return r.maps[name] }
 func (r *Runtime) MapNames() []string {
 	return []string{"km_pods", "km_frontends", "km_prefixes", "km_services", "km_clusters",
 		"km_slots", "km_endpoints", "km_active", "km_stats", "km_refusals", "km_names",
-		"km_http", "km_guesses", "km_hosts", "km_vhosts", "km_replies", "km_tuples", "km_legs",
+		"km_http", "km_guesses", "km_hosts", "km_long_hosts", "km_vhosts", "km_replies", "km_tuples", "km_legs",
 		"km_quotas", "km_requests"}
 }
 

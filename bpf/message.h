@@ -45,22 +45,17 @@ static __always_inline void describe_head(struct machine *m, const struct slab *
 	d->status = m->status;
 }
 
-/*
- * Runs the program of a virtual host over the end bytes in scratch. The descriptor is
- * copied: what is matched by it later is of the same generation. 0: there is none.
- */
-__noinline int run_machine(const struct packet *p, __u32 id, __u32 end)
+/* Runs the program of the virtual host in scratch over the end bytes there. 0: there is none. */
+__noinline int run_machine(const struct packet *p, __u32 end)
 {
-	struct vhost *v = bpf_map_lookup_elem(&km_vhosts, &id);
 	struct slab *slab;
 	struct work *w;
 
-	if (!p || !v)
+	if (!p)
 		return 0;
 	w = work_of(p);
 	if (!w)
 		return 0;
-	w->vhost = *v;
 	slab = slab_of(&w->vhost);
 	if (!slab)
 		return 0;

@@ -31,7 +31,7 @@ type Other struct {
 // sockets that were bound once, at connect.
 var tcMaps = []string{
 	"km_frontends", "km_prefixes", "km_services", "km_clusters", "km_slots", "km_endpoints", "km_names",
-	"km_http", "km_guesses", "km_hosts", "km_vhosts", "km_replies", "km_trace", "km_slabs", "km_routes", "km_shares",
+	"km_http", "km_guesses", "km_hosts", "km_long_hosts", "km_vhosts", "km_replies", "km_trace", "km_slabs", "km_routes", "km_shares",
 	"km_limits", "km_flows", "km_tuples", "km_legs", "km_tombstones", "km_over", "km_ended", "km_quotas", "km_holds",
 	"km_free_holds", "km_marks",
 }

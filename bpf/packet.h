@@ -73,13 +73,42 @@ static __always_inline void read_tcp(struct packet *p, const struct tcphdr *th, 
 }
 
 /*
- * Reads the headers. false: not a segment that this path handles. The early exit by
- * port calls no helper: at ingress what does not go to a leg port is foreign, at
- * egress what comes from one is our own packet on its second pass, and, as long as
- * there are legs inward only, what goes to one is an endpoint's answer.
+ * Whether the ports of a segment already tell that it is foreign: at ingress what does
+ * not go to a leg port is, at egress what comes from one is our own packet on its second
+ * pass, and, as long as there are legs inward only, what goes to one is an endpoint's
+ * answer. Nothing but the headers is looked at, which the kernel has just read: the
+ * first touch of any memory of ours would cost more than all the rest.
  */
-static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p, bool egress,
-					bool inward)
+static __always_inline bool is_foreign_by(const struct tcphdr *th, bool egress, bool inward)
+{
+	return is_leg_port(egress ? th->source : th->dest) == egress ||
+	       (inward && is_leg_port(th->dest));
+}
+
+static __always_inline bool is_foreign(struct __sk_buff *skb, bool egress, bool inward)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct tcphdr *th;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
+
+		th = (void *)(ip + 1);
+		return (void *)(th + 1) > end || ip->protocol != IPPROTO_TCP ||
+		       is_foreign_by(th, egress, inward);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+
+		th = (void *)(ip + 1);
+		return (void *)(th + 1) > end || ip->nexthdr != IPPROTO_TCP ||
+		       is_foreign_by(th, egress, inward);
+	}
+	return true;
+}
+
+/* Reads the headers of what is_foreign has passed. false: this path does not handle it. */
+static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p, bool egress)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct tcphdr *th;
@@ -90,10 +119,6 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p,
 
 		th = (void *)(ip + 1);
 		if ((void *)(th + 1) > end)
-			return false;
-		if (ip->protocol != IPPROTO_TCP ||
-		    is_leg_port(egress ? th->source : th->dest) == egress ||
-		    (inward && is_leg_port(th->dest)))
 			return false;
 		if (*(__u8 *)ip != 0x45 || ip->frag_off & IP_FRAGMENT)
 			return false;
@@ -112,10 +137,6 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p,
 
 		th = (void *)(ip + 1);
 		if ((void *)(th + 1) > end)
-			return false;
-		if (ip->nexthdr != IPPROTO_TCP ||
-		    is_leg_port(egress ? th->source : th->dest) == egress ||
-		    (inward && is_leg_port(th->dest)))
 			return false;
 		p->family = 6;
 		p->l4 = ETH_HLEN + sizeof(*ip);

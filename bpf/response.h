@@ -66,7 +66,8 @@ __noinline int plain_response(const struct packet *p, __u32 end)
 static __always_inline __u32 read_response(struct __sk_buff *skb, const struct packet *p,
 					   struct work *w, __u32 at, __u32 have, __u32 n)
 {
-	__u32 some = n < KM_PLAIN_BYTES ? n : KM_PLAIN_BYTES, len;
+	__u32 some = n < KM_PLAIN_BYTES ? n : KM_PLAIN_BYTES, grammar = KM_VHOST_RESPONSE, len;
+	struct vhost *v;
 
 	w->machine.kind = KM_HEAD_REJECT; /* which no response is */
 	if (!have) {
@@ -82,7 +83,11 @@ static __always_inline __u32 read_response(struct __sk_buff *skb, const struct p
 	if (bpf_skb_load_bytes(skb, at, w->bytes + have, n))
 		return 0;
 	n += have;
-	run_machine(p, KM_VHOST_RESPONSE, n > KM_MAX_HEAD ? KM_MAX_HEAD : n);
+	v = bpf_map_lookup_elem(&km_vhosts, &grammar);
+	if (!v)
+		return 0;
+	w->vhost = *v;
+	run_machine(p, n > KM_MAX_HEAD ? KM_MAX_HEAD : n);
 	return w->machine.kind == KM_HEAD_ROUTE ? w->machine.position : 0;
 }
 

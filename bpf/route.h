@@ -9,6 +9,20 @@
 
 #include "message.h"
 
+static __always_inline __u8 lower(__u8 c)
+{
+	return c >= 'A' && c <= 'Z' ? c | 0x20 : c;
+}
+
+/* The letters of eight bytes in lower case. */
+static __always_inline __u64 lower_word(__u64 v)
+{
+	__u64 low = v & (0x7f * KM_ONES);
+	__u64 from_a = low + (0x80 - 'A') * KM_ONES, above_z = low + (0x7f - 'Z') * KM_ONES;
+
+	return v | (((from_a ^ above_z) & ~v & KM_TOPS) >> 2);
+}
+
 struct host_walk {
 	struct work *w;
 	const __u8 *bytes;
@@ -16,116 +30,118 @@ struct host_walk {
 	__u32 n;
 };
 
-static __always_inline __u8 lower(__u8 c)
+/* Eight bytes of a host, without those behind its end. false: it is whole. */
+static __always_inline bool copy_word(struct host_walk *h, __u32 i)
 {
-	return c >= 'A' && c <= 'Z' ? c | 0x20 : c;
+	__u32 done = 8 * i, left = h->n - done;
+	__u64 v;
+
+	if (done >= h->n)
+		return false;
+	v = lower_word(plain_word(h->bytes, h->from + done));
+	if (left < 8)
+		v &= (1ULL << (8 * left & 63)) - 1;
+	*(__u64 *)&h->w->host.name[done & 0x1f8] = v;
+	return true;
 }
 
-static long copy_host(__u32 i, struct host_walk *h)
+static long copy_words(__u32 i, struct host_walk *h)
 {
-	if (i >= h->n || i >= KM_HOST_LEN)
-		return 1;
-	h->w->host.name[i] = lower(h->bytes[(h->from + i) & (KM_MAX_HEAD - 1)]);
-	return 0;
+	return !copy_word(h, i) || i > KM_HOST_LEN / 8;
 }
 
-struct wild_walk {
-	struct host_key *key;
-	const struct http *http;
-	__u32 service;
-	__u32 found;
-	__u32 n; /* bytes of the host */
-};
-
-/* Cuts the first byte off (suffixes), or the last one (prefixes), and looks again. */
-static long cut_last(__u32 i, struct wild_walk *w)
-{
-	__u32 len = w->n - 1 - i;
-	__u32 *id;
-
-	if (len < 1 || len >= KM_HOST_LEN)
-		return 1;
-	w->key->name[len] = 0;
-	w->key->len = len;
-	if (!(w->http->prefixes[(len >> 6) & 3] >> (len & 63) & 1))
-		return 0;
-	id = bpf_map_lookup_elem(&km_hosts, w->key);
-	if (id)
-		w->found = *id;
-	return w->found != 0;
-}
-
-static long shift_host(__u32 i, struct wild_walk *w)
-{
-	struct host_key *key = w->key;
-
-	if (i >= KM_HOST_LEN - 1)
-		return 1;
-	key->name[i] = key->name[i + 1];
-	return 0;
-}
-
-static long cut_first(__u32 i, struct wild_walk *w)
-{
-	__u32 len = w->n - 1 - i;
-	__u32 *id;
-
-	if (len < 1 || len >= KM_HOST_LEN)
-		return 1;
-	bpf_loop(len + 1, shift_host, w, 0);
-	w->key->len = len;
-	if (!(w->http->suffixes[(len >> 6) & 3] >> (len & 63) & 1))
-		return 0;
-	id = bpf_map_lookup_elem(&km_hosts, w->key);
-	if (id)
-		w->found = *id;
-	return w->found != 0;
-}
-
-static __always_inline void fill_host(struct work *w, const __u8 *bytes, __u32 from, __u32 n,
-				      __u32 service, __u8 kind)
+/* Makes the key of the n bytes of a host. */
+static __always_inline void fill_host(struct work *w, const __u8 *bytes, __u32 from, __u32 n)
 {
 	struct host_walk h = {.w = w, .bytes = bytes, .from = from, .n = n};
 
-	__builtin_memset(&w->host, 0, sizeof(w->host));
-	w->host.service = service;
-	w->host.kind = kind;
 	w->host.len = n;
-	bpf_loop(KM_HOST_LEN, copy_host, &h, 0);
+	if (n <= KM_SHORT_HOST) {
+		__builtin_memset(w->host.name, 0, KM_SHORT_HOST);
+		for (__u32 i = 0; i < KM_SHORT_HOST / 8; i++)
+			if (!copy_word(&h, i))
+				break;
+	} else {
+		__builtin_memset(w->host.name, 0, sizeof(w->host.name));
+		bpf_loop(KM_HOST_LEN / 8 + 1, copy_words, &h, 0);
+	}
+}
+
+static __always_inline __u32 *look_up_host(struct work *w)
+{
+	return w->host.len <= KM_SHORT_HOST ? bpf_map_lookup_elem(&km_hosts, &w->host)
+					    : bpf_map_lookup_elem(&km_long_hosts, &w->host);
+}
+
+/* The search for a domain that has "*": the longest one wins (Envoy's rule). */
+struct wild_walk {
+	struct work *w;
+	const __u8 *bytes;
+	const __u64 *lengths; /* of the domains that there are */
+	__u32 from;
+	__u32 n; /* bytes of the host */
+	__u32 found;
+	__u32 suffix;
+};
+
+/* Without one more byte: the first one for suffixes, the last one for prefixes. */
+static long cut_host(__u32 i, struct wild_walk *w)
+{
+	__u32 len = w->n - 1 - i;
+	__u32 *id;
+
+	if (len < 1 || len >= KM_HOST_LEN)
+		return 1;
+	if (!(w->lengths[(len >> 6) & 3] >> (len & 63) & 1))
+		return 0;
+	fill_host(w->w, w->bytes, w->suffix ? w->from + 1 + i : w->from, len);
+	id = look_up_host(w->w);
+	if (id)
+		w->found = *id;
+	return w->found != 0;
+}
+
+static __always_inline __u32 find_wild(struct wild_walk *w, const __u64 *lengths, __u32 kind)
+{
+	if (!(lengths[0] | lengths[1] | lengths[2] | lengths[3]))
+		return 0;
+	w->lengths = lengths;
+	w->suffix = kind == KM_HOST_SUFFIX;
+	w->w->host.kind = kind;
+	bpf_loop(KM_HOST_LEN, cut_host, w, 0);
+	return w->found;
 }
 
 /* The virtual host for a request's host; 0: none. */
-static __noinline __u32 find_vhost(struct work *w, const __u8 *bytes, const struct http *http,
+static __noinline __u32 find_vhost(struct work *w, const __u8 *bytes, const struct memo *m,
 				   __u32 service)
 {
-	struct wild_walk wild = {.key = &w->host, .http = http};
+	struct wild_walk wild = {.w = w, .bytes = bytes};
+	struct http *http;
 	__u32 from = w->machine.spans[KM_SPAN_HOST][0];
 	__u32 n = w->machine.spans[KM_SPAN_HOST][1] - from;
 	__u32 *id;
 
-	if (http->flags & KM_HTTP_STAR_ONLY)
-		return http->star;
-	if (http->flags & KM_HTTP_IGNORE_PORT)
+	if (m->flags & KM_HTTP_STAR_ONLY)
+		return m->star;
+	if (m->flags & KM_HTTP_IGNORE_PORT)
 		n = without_port(bytes, from, n);
 	if (!n || n > KM_HOST_LEN)
-		return http->star;
-	fill_host(w, bytes, from, n, service, KM_HOST_EXACT);
-	id = bpf_map_lookup_elem(&km_hosts, &w->host);
+		return m->star;
+	w->host.service = service;
+	w->host.kind = KM_HOST_EXACT;
+	fill_host(w, bytes, from, n);
+	id = look_up_host(w);
 	if (id)
 		return *id;
+	http = bpf_map_lookup_elem(&km_http, &service);
+	if (!http)
+		return 0;
+	wild.from = from;
 	wild.n = n;
-	if (http->suffixes[0] | http->suffixes[1] | http->suffixes[2] | http->suffixes[3]) {
-		w->host.kind = KM_HOST_SUFFIX;
-		bpf_loop(KM_HOST_LEN, cut_first, &wild, 0);
-		if (wild.found)
-			return wild.found;
-	}
-	if (http->prefixes[0] | http->prefixes[1] | http->prefixes[2] | http->prefixes[3]) {
-		fill_host(w, bytes, from, n, service, KM_HOST_PREFIX);
-		bpf_loop(KM_HOST_LEN, cut_last, &wild, 0);
-		if (wild.found)
-			return wild.found;
-	}
+	if (find_wild(&wild, http->suffixes, KM_HOST_SUFFIX) ||
+	    find_wild(&wild, http->prefixes, KM_HOST_PREFIX))
+		return wild.found;
 	return http->star;
 }
 
@@ -209,6 +225,8 @@ static long next_share(__u32 i, struct share_walk *w)
 
 static __noinline __u32 draw_share(const struct route *route)
 {
+	if (route->only)
+		return route->only;
 	struct share_walk w = {
 		.first = route->shares,
 		.n = route->n_shares,
@@ -285,6 +303,48 @@ static __noinline bool hash_of(const struct route *route, const struct flow *f, 
 	return h.found;
 }
 
+/* Looks up what the flow's service is routed by. false: it is not. */
+static __noinline bool renew_memo(struct flow *f, struct limits *l)
+{
+	__u32 service = f->service;
+	struct memo *m = &f->memo;
+	struct http *http;
+	__u32 published;
+
+	m->id = m->cluster = m->published = 0;
+	/* Ordered before what follows: nothing older is kept under it. */
+	published = __sync_fetch_and_add(&l->published, 0);
+	http = bpf_map_lookup_elem(&km_http, &service);
+	if (!http)
+		return false;
+	m->flags = http->flags;
+	m->star = http->star;
+	m->any = http->any;
+	m->published = published;
+	return true;
+}
+
+/*
+ * Runs the program of a virtual host over the head in scratch. The descriptor is copied:
+ * what is matched by it later is of the same generation. 0: there is none.
+ */
+static __always_inline int run_vhost(struct work *w, const struct packet *p, struct memo *m,
+				     __u32 id, __u32 end)
+{
+	if (m->id == id) {
+		w->vhost = m->vhost;
+	} else {
+		struct vhost *v = bpf_map_lookup_elem(&km_vhosts, &id);
+
+		if (!v)
+			return 0;
+		w->vhost = *v;
+		m->vhost = w->vhost;
+		m->id = id;
+	}
+	return run_machine(p, end);
+}
+
 /*
  * Matches the head in scratch, of which end bytes are there, into the work's decision.
  * The program of the flow's last virtual host reads it first, since the host is in the
@@ -292,30 +352,30 @@ static __noinline bool hash_of(const struct route *route, const struct flow *f, 
  */
 __noinline int match_head(struct flow *f, const struct packet *p, __u32 end)
 {
-	__u32 service, id, host, known;
 	struct decision_of *d;
+	struct limits *l = limits();
+	__u32 id, host, known;
 	struct route *route;
+	struct memo *memo;
 	struct machine *m;
-	struct http *http;
 	struct work *w;
 
-	if (!f || !p)
+	if (!f || !p || !l)
 		return 0;
 	w = work_of(p);
 	if (!w)
 		return 0;
+	memo = &f->memo;
 	d = &w->decision;
 	m = &w->machine;
-	service = f->service;
-	http = bpf_map_lookup_elem(&km_http, &service);
 	d->kind = KM_HEAD_REJECT;
 	d->reply = 503;
-	if (!http)
+	if ((!memo->published || memo->published != l->published) && !renew_memo(f, l))
 		return 0;
 	id = f->vhost;
-	if (!id || !run_machine(p, id, end)) {
-		id = http->any;
-		if (!run_machine(p, id, end))
+	if (!id || !run_vhost(w, p, memo, id, end)) {
+		id = memo->any;
+		if (!run_vhost(w, p, memo, id, end))
 			return 0;
 	}
 	d->kind = m->kind;
@@ -333,8 +393,8 @@ __noinline int match_head(struct flow *f, const struct packet *p, __u32 end)
 			d->reply = 431;
 		return 0;
 	}
-	host = find_vhost(w, w->bytes, http, service);
-	known = host == id || (host && run_machine(p, host, end));
+	host = find_vhost(w, w->bytes, memo, f->service);
+	known = host == id || (host && run_vhost(w, p, memo, host, end));
 	f->vhost = host;
 	d->vhost = host;
 	if (!known) {

@@ -30,6 +30,7 @@ const (
 	sockOpsMapKmHttp              = "km_http"
 	sockOpsMapKmLegs              = "km_legs"
 	sockOpsMapKmLimits            = "km_limits"
+	sockOpsMapKmLongHosts         = "km_long_hosts"
 	sockOpsMapKmMarks             = "km_marks"
 	sockOpsMapKmNames             = "km_names"
 	sockOpsMapKmOlderGetpeername4 = "km_older_getpeername4"
@@ -125,6 +126,7 @@ type sockOpsMapSpecs struct {
 	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
 	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
 	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.MapSpec `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
 	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
 	KmOlderGetpeername4 *ebpf.MapSpec `ebpf:"km_older_getpeername4"`
@@ -196,6 +198,7 @@ type sockOpsMaps struct {
 	KmHttp              *ebpf.Map `ebpf:"km_http"`
 	KmLegs              *ebpf.Map `ebpf:"km_legs"`
 	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.Map `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.Map `ebpf:"km_marks"`
 	KmNames             *ebpf.Map `ebpf:"km_names"`
 	KmOlderGetpeername4 *ebpf.Map `ebpf:"km_older_getpeername4"`
@@ -243,6 +246,7 @@ func (m *sockOpsMaps) Close() error {
 		m.KmHttp,
 		m.KmLegs,
 		m.KmLimits,
+		m.KmLongHosts,
 		m.KmMarks,
 		m.KmNames,
 		m.KmOlderGetpeername4,

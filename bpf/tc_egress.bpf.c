@@ -316,25 +316,16 @@ static __always_inline bool is_nobodys(const struct bpf_sock *sk)
 }
 
 /*
- * The flow of a packet: by its socket, else (TIME_WAIT and RST have none of their own)
- * by its tuple. NULL: not ours.
+ * The flow of a packet: by its socket's stamp, else (TIME_WAIT and RST have no socket of
+ * their own) by its tuple. NULL: not ours.
  */
-static __noinline struct flow *flow_of(struct __sk_buff *skb, struct packet *p, bool *self,
-				       bool *busy)
+static __noinline struct flow *flow_of(struct __sk_buff *skb, struct packet *p, struct stamp *stamp,
+				       bool *self, bool *busy)
 {
-	struct bpf_sock *sk = skb->sk;
-	struct stamp *stamp = NULL;
 	struct flow_key key = {};
 	struct flow_ref *ref;
 	struct flow *f;
 
-	if (sk) {
-		stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
-		if (stamp ? !(stamp->flags & KM_STAMP_HTTP) : !is_nobodys(sk)) {
-			*self = is_leg_port(p->dport);
-			return NULL;
-		}
-	}
 	if (stamp) {
 		if (!(p->flags & TCP_SYN) || stamp->flow.generation) {
 			f = lock_ref(stamp->flow.slot, stamp->flow.generation);
@@ -398,19 +389,35 @@ static __noinline int send_to_self(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline int egress(struct __sk_buff *skb)
 {
-	struct work *w = work_at(1);
 	struct limits *l = limits();
+	bool self = false, busy = false, others = false;
+	struct stamp *stamp = NULL;
+	struct bpf_sock *sk;
 	struct packet *p;
-	bool self = false, busy = false;
-	struct flow *f;
+	struct flow *f = NULL;
+	struct work *w;
 	int verdict;
 
-	if (!w || !l)
+	if (!l || is_foreign(skb, true, !l->outward))
+		return TCX_NEXT;
+	sk = skb->sk;
+	if (sk) {
+		stamp = bpf_sk_storage_get(&km_stamps, sk, NULL, 0);
+		others = stamp ? !(stamp->flags & KM_STAMP_HTTP) : !is_nobodys(sk);
+	}
+	/* It may be an answer to the pod itself. */
+	if (others && !l->outward)
+		return TCX_NEXT;
+	w = work_at(1);
+	if (!w)
 		return TCX_NEXT;
 	p = &w->packet;
-	if (!read_packet(skb, p, true, !l->outward))
+	if (!read_packet(skb, p, true))
 		return TCX_NEXT;
-	f = flow_of(skb, p, &self, &busy);
+	if (others)
+		self = is_leg_port(p->dport);
+	else
+		f = flow_of(skb, p, stamp, &self, &busy);
 	if (busy)
 		return swallow(); /* the client repeats it */
 	if (!f)

@@ -11,6 +11,7 @@
 #include "response.h"
 #include "synack.h"
 #include "trace.h"
+#include "window.h"
 
 #define GO_REPLY 104 /* the answer is ready to be sent */
 
@@ -55,8 +56,10 @@ __noinline int parked_packet(struct __sk_buff *skb, struct packet *p, struct flo
 			leg->state = KM_LEG_DEAD;
 		return TCX_DROP;
 	}
-	if (p->flags & TCP_ACK && before(leg->una, p->ack) && !before(leg->sent, p->ack))
+	if (p->flags & TCP_ACK && !before(p->ack, leg->una) && !before(leg->sent, p->ack)) {
 		leg->una = p->ack;
+		leg->window = p->window;
+	}
 	if (p->flags & TCP_FIN) {
 		leg->state = KM_LEG_DEAD;
 		leg->nxt = p->seq + p->len + 1;
@@ -284,6 +287,8 @@ __noinline int to_client(struct __sk_buff *skb, struct packet *p, struct flow *f
 		leg->window = p->window;
 		if (leg->scale != f->scale && f->scale != 255)
 			t.window = p->window ? window_for_client(f, leg) : 0;
+		if (is_between_requests(f, leg))
+			t.window = least_window(f, t.window);
 	}
 	if (leg->dc && p->tcp_len > 20 && p->flags & TCP_ACK)
 		translate_sack(skb, p, -leg->dc);
@@ -376,17 +381,20 @@ static __always_inline int leg_packet(struct __sk_buff *skb, struct packet *p, s
 
 static __always_inline int ingress(struct __sk_buff *skb)
 {
-	struct work *w = work_at(0);
 	struct packet *p;
 	struct flow *f;
+	struct work *w;
 	bool busy = false;
 	__u32 i = 0;
 	int verdict;
 
+	if (is_foreign(skb, false, false))
+		return TCX_NEXT;
+	w = work_at(0);
 	if (!w)
 		return TCX_NEXT;
 	p = &w->packet;
-	if (!read_packet(skb, p, false, false))
+	if (!read_packet(skb, p, false))
 		return TCX_NEXT;
 	f = leg_of(skb, p, &i, &busy);
 	if (!f) /* the pod's own TCP would answer with RST; the endpoint repeats it */

@@ -30,6 +30,7 @@ const (
 	tcEgressMapKmHttp              = "km_http"
 	tcEgressMapKmLegs              = "km_legs"
 	tcEgressMapKmLimits            = "km_limits"
+	tcEgressMapKmLongHosts         = "km_long_hosts"
 	tcEgressMapKmMarks             = "km_marks"
 	tcEgressMapKmNames             = "km_names"
 	tcEgressMapKmNone              = "km_none"
@@ -128,6 +129,7 @@ type tcEgressMapSpecs struct {
 	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
 	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
 	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.MapSpec `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
 	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
 	KmNone              *ebpf.MapSpec `ebpf:"km_none"`
@@ -202,6 +204,7 @@ type tcEgressMaps struct {
 	KmHttp              *ebpf.Map `ebpf:"km_http"`
 	KmLegs              *ebpf.Map `ebpf:"km_legs"`
 	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.Map `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.Map `ebpf:"km_marks"`
 	KmNames             *ebpf.Map `ebpf:"km_names"`
 	KmNone              *ebpf.Map `ebpf:"km_none"`
@@ -252,6 +255,7 @@ func (m *tcEgressMaps) Close() error {
 		m.KmHttp,
 		m.KmLegs,
 		m.KmLimits,
+		m.KmLongHosts,
 		m.KmMarks,
 		m.KmNames,
 		m.KmNone,

@@ -31,6 +31,7 @@ const (
 	tcIngressMapKmHttp              = "km_http"
 	tcIngressMapKmLegs              = "km_legs"
 	tcIngressMapKmLimits            = "km_limits"
+	tcIngressMapKmLongHosts         = "km_long_hosts"
 	tcIngressMapKmMarks             = "km_marks"
 	tcIngressMapKmNames             = "km_names"
 	tcIngressMapKmNone              = "km_none"
@@ -130,6 +131,7 @@ type tcIngressMapSpecs struct {
 	KmHttp              *ebpf.MapSpec `ebpf:"km_http"`
 	KmLegs              *ebpf.MapSpec `ebpf:"km_legs"`
 	KmLimits            *ebpf.MapSpec `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.MapSpec `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.MapSpec `ebpf:"km_marks"`
 	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
 	KmNone              *ebpf.MapSpec `ebpf:"km_none"`
@@ -205,6 +207,7 @@ type tcIngressMaps struct {
 	KmHttp              *ebpf.Map `ebpf:"km_http"`
 	KmLegs              *ebpf.Map `ebpf:"km_legs"`
 	KmLimits            *ebpf.Map `ebpf:"km_limits"`
+	KmLongHosts         *ebpf.Map `ebpf:"km_long_hosts"`
 	KmMarks             *ebpf.Map `ebpf:"km_marks"`
 	KmNames             *ebpf.Map `ebpf:"km_names"`
 	KmNone              *ebpf.Map `ebpf:"km_none"`
@@ -256,6 +259,7 @@ func (m *tcIngressMaps) Close() error {
 		m.KmHttp,
 		m.KmLegs,
 		m.KmLimits,
+		m.KmLongHosts,
 		m.KmMarks,
 		m.KmNames,
 		m.KmNone,

@@ -25,6 +25,7 @@ type (
 
 	HTTP         = abiHttp
 	HostKey      = abiHostKey
+	LongHostKey  = abiLongHostKey
 	VHost        = abiVhost
 	Route        = abiRoute
 	Reply        = abiReply

@@ -74,7 +74,8 @@ struct work {
 	struct craft craft;
 	struct machine machine;
 	struct candidates found;
-	struct host_key host;
+	struct long_host_key host;
+	__u8 host_room[8];        /* written to by the word */
 	__u8 bytes[KM_TWO_HEADS]; /* a head */
 };
 

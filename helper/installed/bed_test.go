@@ -164,20 +164,26 @@ func (b *bed) http(service uint32, flags uint32, cfg *mesh.HTTP, clusters map[st
 	for _, vh := range cfg.VirtualHosts {
 		id := b.vhost(vh, clusters)
 		for _, domain := range vh.Domains {
-			var k bpf.HostKey
+			kind, name := bpf.HostExact, domain
 			switch {
 			case domain == "*":
 				h.Star = id
 				continue
 			case domain[0] == '*':
-				k = hostKey(service, bpf.HostSuffix, domain[1:])
-				h.Suffixes[k.Len/64] |= 1 << (k.Len % 64)
+				kind, name = bpf.HostSuffix, domain[1:]
+				h.Suffixes[len(name)/64] |= 1 << (len(name) % 64)
 			case domain[len(domain)-1] == '*':
-				k = hostKey(service, bpf.HostPrefix, domain[:len(domain)-1])
-				h.Prefixes[k.Len/64] |= 1 << (k.Len % 64)
-			default:
-				k = hostKey(service, bpf.HostExact, domain)
+				kind, name = bpf.HostPrefix, domain[:len(domain)-1]
+				h.Prefixes[len(name)/64] |= 1 << (len(name) % 64)
 			}
+			if len(name) > bpf.ShortHost {
+				k := bpf.LongHostKey{Service: service, Kind: kind, Len: uint16(len(name))}
+				copy(k.Name[:], strings.ToLower(name))
+				b.must(b.rt.LongHosts.Put(&k, id))
+				continue
+			}
+			k := bpf.HostKey{Service: service, Kind: kind, Len: uint16(len(name))}
+			copy(k.Name[:], strings.ToLower(name))
 			b.must(b.rt.Hosts.Put(&k, id))
 		}
 	}

@@ -167,13 +167,12 @@ func (t *Tables) findHost(service uint32, h bpf.HTTP, authority string) (domain 
 		tries = append(tries, try{bpf.HostPrefix, host[:n]})
 	}
 	for _, one := range tries {
-		k := hostKey(service, one.kind, one.name)
-		id, ok, err := lookup[bpf.HostKey, uint32](t.rt.Hosts, k)
+		id, ok, err := t.lookUpHost(service, one.kind, strings.ToLower(one.name))
 		if err != nil {
 			return "", 0, err
 		}
 		if ok {
-			return domainOf(&k), id, nil
+			return domainOf(one.kind, strings.ToLower(one.name)), id, nil
 		}
 	}
 	return star()

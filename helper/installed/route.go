@@ -4,7 +4,6 @@ package installed
 
 import (
 	"fmt"
-	"strings"
 
 	"kmesh/bpf"
 	"kmesh/helper/head"
@@ -44,9 +43,8 @@ func taken(r *bpf.Route) float64 {
 }
 
 // domainOf is the domain as the configuration writes it.
-func domainOf(k *bpf.HostKey) string {
-	name := string(k.Name[:min(int(k.Len), len(k.Name))])
-	switch k.Kind {
+func domainOf(kind uint8, name string) string {
+	switch kind {
 	case bpf.HostSuffix:
 		return "*" + name
 	case bpf.HostPrefix:
@@ -55,9 +53,14 @@ func domainOf(k *bpf.HostKey) string {
 	return name
 }
 
-// hostKey makes the key of a domain without its "*", of at most bpf.MaxHost bytes.
-func hostKey(service uint32, kind uint8, name string) bpf.HostKey {
+// lookUpHost finds the virtual host of a domain without its "*", in lower case and of at most bpf.MaxHost bytes.
+func (t *Tables) lookUpHost(service uint32, kind uint8, name string) (id uint32, ok bool, err error) {
+	if len(name) > bpf.ShortHost {
+		k := bpf.LongHostKey{Service: service, Kind: kind, Len: uint16(len(name))}
+		copy(k.Name[:], name)
+		return lookup[bpf.LongHostKey, uint32](t.rt.LongHosts, k)
+	}
 	k := bpf.HostKey{Service: service, Kind: kind, Len: uint16(len(name))}
-	copy(k.Name[:], strings.ToLower(name))
-	return k
+	copy(k.Name[:], name)
+	return lookup[bpf.HostKey, uint32](t.rt.Hosts, k)
 }

@@ -32,11 +32,13 @@ func (p *Publisher) apply(ctx context.Context, now, want tables) (res Result, er
 	w.putReplies(p.rt.Replies, now.replies, want.replies)
 	p.replaced = append(p.replaced, w.putVHosts(p, now.vhosts, want.vhosts)...)
 	putAll(w, p.rt.Hosts, now.hosts, want.hosts, equal, identity)
+	putAll(w, p.rt.LongHosts, now.longHosts, want.longHosts, equal, identity)
 	putAll(w, p.rt.HTTP, now.http, want.http, equal, identity)
 	putAll(w, p.rt.Services, now.services, want.services, equal, identity)
 	putAll(w, p.rt.Guesses, now.guesses, want.guesses, equal, identity)
 	putAll(w, p.rt.Frontends, now.frontends, want.frontends, equal, identity)
 	putAll(w, p.rt.Prefixes, now.prefixes, want.prefixes, equal, identity)
+	p.rt.Publish()
 	if w.err == nil {
 		w.err = ctx.Err() // the last moment at which stopping costs nothing
 	}
@@ -44,6 +46,7 @@ func (p *Publisher) apply(ctx context.Context, now, want tables) (res Result, er
 	deleteOthers(w, p.rt.Frontends, now.frontends, want.frontends)
 	deleteOthers(w, p.rt.Prefixes, now.prefixes, want.prefixes)
 	deleteOthers(w, p.rt.Hosts, now.hosts, want.hosts)
+	deleteOthers(w, p.rt.LongHosts, now.longHosts, want.longHosts)
 	if w.err == nil && lacks(now.services, want.services)+lacks(now.http, want.http)+lacks(now.clusters, want.clusters)+lacks(now.vhosts, want.vhosts) > 0 {
 		gracePeriod()
 	}
@@ -54,6 +57,7 @@ func (p *Publisher) apply(ctx context.Context, now, want tables) (res Result, er
 		p.retired = append(p.retired, c.value.V4, c.value.V6)
 	}
 	p.replaced = append(p.replaced, deleteOthers(w, p.rt.VHosts, now.vhosts, want.vhosts)...)
+	p.rt.Publish() // what has been found since the last time may be gone by now
 	if w.err != nil {
 		// The extents stay taken until a later publication.
 		return res, w.err

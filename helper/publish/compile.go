@@ -49,6 +49,7 @@ func newTables() tables {
 		endpoints: make(map[uint32]bpf.Endpoint),
 		http:      make(map[uint32]bpf.HTTP),
 		hosts:     make(map[bpf.HostKey]uint32),
+		longHosts: make(map[bpf.LongHostKey]uint32),
 		vhosts:    make(map[uint32]vhost),
 		replies:   make(map[uint32]reply),
 		guesses:   make(map[bpf.FrontendKey]uint32),

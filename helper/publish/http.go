@@ -85,20 +85,27 @@ var noHost = &mesh.VirtualHost{}
 // addDomain enters a domain other than "*"; the first virtual host that has it keeps
 // it.
 func (c *scopeCompiler) addDomain(h *httpService, domain string, vhostID uint32) error {
-	k := bpf.HostKey{Service: h.id, Kind: bpf.HostExact}
-	text := domain
+	kind, text := bpf.HostExact, domain
 	switch {
 	case strings.HasPrefix(domain, "*"):
-		k.Kind, text = bpf.HostSuffix, domain[1:]
+		kind, text = bpf.HostSuffix, domain[1:]
 		h.value.Suffixes[len(text)>>6&3] |= 1 << (len(text) & 63)
 	case strings.HasSuffix(domain, "*"):
-		k.Kind, text = bpf.HostPrefix, domain[:len(domain)-1]
+		kind, text = bpf.HostPrefix, domain[:len(domain)-1]
 		h.value.Prefixes[len(text)>>6&3] |= 1 << (len(text) & 63)
 	}
 	if len(text) > bpf.MaxHost {
 		return fmt.Errorf("domain %q has more than %d bytes", domain, bpf.MaxHost)
 	}
-	k.Len = uint16(len(text))
+	if len(text) > bpf.ShortHost {
+		k := bpf.LongHostKey{Service: h.id, Kind: kind, Len: uint16(len(text))}
+		copy(k.Name[:], text)
+		if _, taken := c.want.longHosts[k]; !taken {
+			c.want.longHosts[k] = vhostID
+		}
+		return nil
+	}
+	k := bpf.HostKey{Service: h.id, Kind: kind, Len: uint16(len(text))}
 	copy(k.Name[:], text)
 	if _, taken := c.want.hosts[k]; !taken {
 		c.want.hosts[k] = vhostID

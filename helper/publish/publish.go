@@ -63,11 +63,12 @@ type tables struct {
 	clusters  map[uint32]cluster
 	endpoints map[uint32]bpf.Endpoint
 
-	http    map[uint32]bpf.HTTP
-	hosts   map[bpf.HostKey]uint32
-	vhosts  map[uint32]vhost
-	replies map[uint32]reply
-	guesses map[bpf.FrontendKey]uint32
+	http      map[uint32]bpf.HTTP
+	hosts     map[bpf.HostKey]uint32
+	longHosts map[bpf.LongHostKey]uint32
+	vhosts    map[uint32]vhost
+	replies   map[uint32]reply
+	guesses   map[bpf.FrontendKey]uint32
 }
 
 // cluster is a cluster with the content of its extents.
@@ -177,6 +178,7 @@ func (p *Publisher) fits(now, want tables) error {
 		{"km_names", len(p.now.names), countNew(now.names, want.names)},
 		{"km_http", len(p.now.http), countNew(now.http, want.http)},
 		{"km_hosts", len(p.now.hosts), countNew(now.hosts, want.hosts)},
+		{"km_long_hosts", len(p.now.longHosts), countNew(now.longHosts, want.longHosts)},
 		{"km_vhosts", len(p.now.vhosts), countNew(now.vhosts, want.vhosts)},
 		{"km_replies", len(p.now.replies), countNew(now.replies, want.replies)},
 		{"km_guesses", len(p.now.guesses), countNew(now.guesses, want.guesses)},

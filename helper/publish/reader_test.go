@@ -87,9 +87,18 @@ func (r reader) findHost(service uint32, h bpf.HTTP, host string) uint32 {
 		if len(text) == 0 || len(text) > bpf.MaxHost {
 			return 0
 		}
-		k := bpf.HostKey{Service: service, Kind: kind, Len: uint16(len(text))}
-		copy(k.Name[:], text)
-		if r.rt.Hosts.Lookup(k, &id) != nil {
+		var key any
+		m := r.rt.Hosts
+		if len(text) > bpf.ShortHost {
+			k := bpf.LongHostKey{Service: service, Kind: kind, Len: uint16(len(text))}
+			copy(k.Name[:], text)
+			key, m = k, r.rt.LongHosts
+		} else {
+			k := bpf.HostKey{Service: service, Kind: kind, Len: uint16(len(text))}
+			copy(k.Name[:], text)
+			key = k
+		}
+		if m.Lookup(key, &id) != nil {
 			return 0
 		}
 		return id
@@ -219,6 +228,10 @@ func (r reader) dump() string {
 		return nil
 	}))
 	must("hosts", readAll(r.rt.Hosts, func(k bpf.HostKey, id uint32) error {
+		add("host %s %d %q -> %s", r.name(k.Service), k.Kind, k.Name[:k.Len], r.content(id))
+		return nil
+	}))
+	must("long hosts", readAll(r.rt.LongHosts, func(k bpf.LongHostKey, id uint32) error {
 		add("host %s %d %q -> %s", r.name(k.Service), k.Kind, k.Name[:k.Len], r.content(id))
 		return nil
 	}))

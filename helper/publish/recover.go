@@ -48,7 +48,13 @@ func (p *Publisher) recover() error {
 	if err := p.recoverHTTP(); err != nil {
 		return err
 	}
-	return p.recoverClusters()
+	if err := p.recoverClusters(); err != nil {
+		return err
+	}
+	// The helper before may have ended between its last write and telling of it: what only flows still know is free here.
+	p.rt.Publish()
+	gracePeriod()
+	return nil
 }
 
 func (p *Publisher) recoverClusters() error {

@@ -98,6 +98,9 @@ func (c *scopeCompiler) compileRoutes(svc *mesh.Service, vh *mesh.VirtualHost) (
 		if len(o.shares) > 0 {
 			o.value.Shares = offset
 			offset += uint32(len(o.shares))
+			if len(o.shares) == 1 {
+				o.value.Only = o.shares[0].Cluster
+			}
 		}
 	}
 	return out, nil

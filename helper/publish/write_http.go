@@ -151,7 +151,8 @@ func (p *Publisher) freeVHosts(gone []vhost, others ...map[uint32]vhost) {
 // httpFills adds the entries of the hash maps of HTTP, and returns how full the
 // tables are that are written in extents; slabs count in bytes.
 func (p *Publisher) httpFills(entries map[string]uint64) []Fill {
-	entries["km_http"], entries["km_hosts"] = uint64(len(p.now.http)), uint64(len(p.now.hosts))
+	entries["km_http"] = uint64(len(p.now.http))
+	entries["km_hosts"], entries["km_long_hosts"] = uint64(len(p.now.hosts)), uint64(len(p.now.longHosts))
 	entries["km_vhosts"], entries["km_replies"] = uint64(len(p.now.vhosts)), uint64(len(p.now.replies))
 	entries["km_guesses"] = uint64(len(p.now.guesses))
 	fill := func(name string, capacity int, unit int, free ...extents) Fill {
@@ -192,6 +193,9 @@ func (p *Publisher) recoverHTTP() error {
 		return err
 	}
 	if err := readAll(p.rt.Hosts, keep(p.now.hosts)); err != nil {
+		return err
+	}
+	if err := readAll(p.rt.LongHosts, keep(p.now.longHosts)); err != nil {
 		return err
 	}
 	if err := readAll(p.rt.Guesses, keep(p.now.guesses)); err != nil {

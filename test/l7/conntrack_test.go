@@ -30,8 +30,12 @@ table inet strict {
 	counter new {}
 	counter established4 {}
 	counter established6 {}
+	set invalid4 { type ipv4_addr . inet_service . ipv4_addr . inet_service . tcp_flag; flags dynamic; size 1000; }
+	set invalid6 { type ipv6_addr . inet_service . ipv6_addr . inet_service . tcp_flag; flags dynamic; size 1000; }
 	chain forward {
 		type filter hook forward priority 0; policy accept;
+		ct state invalid add @invalid4 { ip saddr . tcp sport . ip daddr . tcp dport . tcp flags }
+		ct state invalid add @invalid6 { ip6 saddr . tcp sport . ip6 daddr . tcp dport . tcp flags }
 		ct state invalid counter name invalid drop
 		ct state new counter name new
 		meta nfproto ipv4 ct state established counter name established4
@@ -62,7 +66,7 @@ func TestConntrack(t *testing.T) {
 			n := b.tracked(t)
 			t.Logf("packets that the node's hook saw: %v", n)
 			if n["invalid"] != 0 {
-				t.Errorf("%d packets were invalid to the node", n["invalid"])
+				t.Errorf("%d packets were invalid to the node: %s", n["invalid"], b.nft(t, "list", "table", "inet", "strict"))
 			}
 			if n["established4"] == 0 || n["established6"] == 0 || n["new"] == 0 {
 				t.Errorf("the node's hook did not see the traffic: %v", n)
@@ -168,14 +172,7 @@ func routeByNode(p *node.Pod) error {
 // tracked is what the node's hook counted, in packets.
 func (b *bed) tracked(t *testing.T) map[string]uint64 {
 	t.Helper()
-	var out []byte
-	err := b.node.Do(func() (err error) {
-		out, err = exec.CommandContext(b.ctx, "nft", "-j", "list", "counters", "table", "inet", "strict").CombinedOutput()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("nft: %v: %s", err, out)
-	}
+	out := b.nft(t, "-j", "list", "counters", "table", "inet", "strict")
 	var list struct {
 		Nftables []struct {
 			Counter *struct {
@@ -194,4 +191,17 @@ func (b *bed) tracked(t *testing.T) map[string]uint64 {
 		}
 	}
 	return n
+}
+
+// nft runs it on the node.
+func (b *bed) nft(t *testing.T, args ...string) (out []byte) {
+	t.Helper()
+	err := b.node.Do(func() (err error) {
+		out, err = exec.CommandContext(b.ctx, "nft", args...).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	return out
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"kmesh/helper/explain"
 	"kmesh/helper/head"
 	"kmesh/helper/mesh"
 )
@@ -117,6 +118,31 @@ func init() {
 			} {
 				c.ask(q.request, e[q.want])
 			}
+		}
+	})
+	add(routed, "hosts of every length", func(s *scene) {
+		e := s.https(4)
+		of := map[string]*server{}
+		var hosts []*mesh.VirtualHost
+		serve := func(domain string, e *server) {
+			of[domain] = e
+			hosts = append(hosts, &mesh.VirtualHost{Name: domain, Domains: []string{domain}, Routes: []*mesh.Route{s.to("/", e)}})
+		}
+		// A key is made by the word, and from 57 bytes on it is another one.
+		lengths := []int{3, 7, 8, 9, 15, 16, 17, 47, 48, 49, 54, 55, 56, 57, 58, 63, 64, 65, 128, 200, 253}
+		var asked []string
+		for _, n := range lengths {
+			exact, suffix, prefix := "e"+strings.Repeat("x", n-1), strings.Repeat("s", n-1)+"w", "p"+strings.Repeat("q", n-1)
+			serve(exact, e[1])
+			serve("*"+suffix, e[2])
+			serve(prefix+"*", e[3])
+			asked = append(asked, exact, strings.ToUpper(exact), exact+"y", "A"+suffix, "ab.C"+strings.ToUpper(suffix), suffix, prefix+"Z", prefix)
+		}
+		serve("*", e[0])
+		svc := s.serveHosts(hosts...)
+		c := s.dial(svc.at)
+		for _, host := range asked {
+			c.ask(request{path: "/", host: host}, of[explain.FindVirtualHost(svc.mesh.HTTP, host).Name])
 		}
 	})
 	add(routed, "no route, no host", func(s *scene) {
