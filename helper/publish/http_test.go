@@ -226,3 +226,40 @@ func TestRefusedHTTPChangesNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestPublicationIsTold: programs keep what they have found for as long as nothing is published, so each publication tells them, and
+// so does a helper that starts: the one before may have ended between its last write and telling of it.
+func TestPublicationIsTold(t *testing.T) {
+	rt := load(t, nil)
+	told := func() uint32 {
+		t.Helper()
+		var l bpf.Limits
+		if err := rt.Map("km_limits").Lookup(uint32(0), &l); err != nil {
+			t.Fatal(err)
+		}
+		return l.Published
+	}
+	last := uint32(0) // of which programs keep nothing
+	grows := func(what string) {
+		t.Helper()
+		now := told()
+		if now <= last {
+			t.Errorf("%s: %d, and %d before", what, now, last)
+		}
+		last = now
+	}
+	build := func(path, cluster string) *mesh.Snapshot {
+		return httpSnapshot(&mesh.Service{Name: "web", Clusters: forward("", "a").Clusters, Frontends: []mesh.Frontend{frontend("10.96.7.7/32", 80)},
+			HTTP: &mesh.HTTP{VirtualHosts: []*mesh.VirtualHost{{Name: "v", Domains: []string{"*"}, Routes: []*mesh.Route{forward(path, cluster)}}}}})
+	}
+	p := publisher(t, rt)
+	grows("the first start")
+	publish(t, p, build("/", "a"))
+	grows("the first publication")
+	publish(t, p, build("/x", "a"))
+	grows("another condition")
+	publish(t, p, build("/x", "b"))
+	grows("another cluster")
+	publisher(t, rt)
+	grows("a restart")
+}
