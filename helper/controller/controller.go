@@ -242,7 +242,7 @@ func (c *Controller) makeSource() (err error) {
 			hold = 30 * time.Second
 		}
 		c.source, err = xds.NewServer(xds.ServerOptions{
-			Target: c.opts.XDSServer,
+			Targets: []string{c.opts.XDSServer}, Protocol: xds.SotW,
 			Node:   &corev3.Node{Id: c.opts.NodeID, UserAgentName: "kmesh", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: c.opts.Version}},
 			Logger: c.opts.Log,
 		})
