@@ -502,6 +502,21 @@ func TestDutyResourceErrors(t *testing.T) {
 		}
 		for q := k.next(); q.GetResponseNonce() != "n2"; q = k.next() {
 		}
+		// The next stream asks for all of it again, whatever is held.
+		k.hang(nil)
+		k = enter(t, st.delta)
+		k.next()
+		k.next()
+		if q := k.next(); !slices.Equal(q.GetResourceNamesSubscribe(), []string{"x", "y", "z"}) || len(q.GetInitialResourceVersions()) != 1 || q.GetInitialResourceVersions()["x"] != unclaimed {
+			t.Errorf("request %v", q)
+		}
+		k.say(deltaSay(t, AssignmentType, "3", assignment("x"), assignment("y"), assignment("z")))
+		for _, name := range []string{"x", "y", "z"} {
+			holds(t, s, "ClusterLoadAssignment", name, Acked)
+		}
+		if p := problem(s); p != "" {
+			t.Errorf("problems %s", p)
+		}
 	})
 	t.Run("all", func(t *testing.T) {
 		st := newStage(t, "")
@@ -691,6 +706,13 @@ func TestDutyStates(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	var unsettled []string
+	for _, r := range s.Status().Unsettled {
+		unsettled = append(unsettled, r.Name+" "+string(r.State))
+	}
+	if !slices.Equal(unsettled, []string{"b NACKED", "c NACKED", "asked REQUESTED"}) {
+		t.Errorf("unsettled %q", unsettled)
 	}
 	for _, typ := range s.Status().Types {
 		if typ.Type == "Cluster" && (typ.States[Acked] != 1 || typ.States[Nacked] != 2 || typ.Resources != 2 || typ.Version != "1" || typ.Rejected != 1 || !contains(typ.LastError, `"b"`, `"c"`)) {

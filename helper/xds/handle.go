@@ -206,7 +206,6 @@ func (ss *session) record(t *table, sub *subscription, resp *response, u Update,
 			delete(t.entries, name)
 		} else if ours(name) {
 			t.lack(name)
-			t.get(name).heldFrom = ""
 			delete(ss.deadlines, named{t.typ.URL, name})
 			absent = append(absent, name)
 		}

@@ -26,6 +26,8 @@ const (
 	// keepaliveTimeout together.
 	keepaliveTime    = 30 * time.Second
 	keepaliveTimeout = 10 * time.Second
+	// maxUnsettled bounds the list in the status.
+	maxUnsettled = 1000
 )
 
 // ServerOptions configure ADS servers as a source.
@@ -213,7 +215,9 @@ func (s *Server) Status() Status {
 			out.Types = append(out.Types, t.status())
 		}
 		out.Problems = append(out.Problems, t.problems()...)
+		out.Unsettled = append(out.Unsettled, t.resources(func(e *entry) bool { return e.state != Acked })...)
 	}
+	out.Unsettled = out.Unsettled[:min(len(out.Unsettled), maxUnsettled)]
 	return out
 }
 
@@ -224,7 +228,7 @@ func (s *Server) Resources() []ResourceState {
 	defer s.mu.Unlock()
 	var out []ResourceState
 	for _, t := range s.sorted() {
-		out = append(out, t.resources()...)
+		out = append(out, t.resources(func(*entry) bool { return true })...)
 	}
 	return out
 }

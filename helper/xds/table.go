@@ -5,15 +5,16 @@ package xds
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"kmesh/helper/mesh"
 )
 
 // unclaimed is the version that is claimed of a resource whose name is held, but in
-// no version that the server should spare itself: one that it sent was rejected, or
-// what is held is another server's. It will send what it has, or tell that it has
-// none.
+// no version that the server should spare itself: the newest was rejected, or could
+// not be had, or what is held is another server's. It will send what it has, or tell
+// that it has none.
 const unclaimed = "?"
 
 // table is what is known about the resources of one type. It outlives streams.
@@ -90,18 +91,20 @@ func (t *table) fail(name, why string, problem mesh.Verdict) {
 	e.refused, e.err, e.problems = "", why, []mesh.Verdict{problem}
 }
 
-// lack records that the server does not have it; what is held may stay in use.
+// lack records that the server does not have it. The consumer is told, so that
+// nothing of it needs to be claimed, even if it keeps what it holds.
 func (t *table) lack(name string) {
 	e := t.get(name)
 	e.enter(DoesNotExist)
-	e.heardFrom = t.server
+	e.heldFrom, e.heardFrom = "", t.server
 	e.refused, e.err, e.problems = "", "", nil
 }
 
-// heard tells whether the server in use has sent a version, good or bad.
+// heard tells whether the server in use has answered for a name, if only with an
+// error.
 func (t *table) heard(name string) bool {
 	e := t.entries[name]
-	return e != nil && e.heardFrom == t.server && (e.state == Acked || e.state == Nacked)
+	return e != nil && e.heardFrom == t.server && (e.state == Acked || e.state == Nacked || e.state == ReceivedError)
 }
 
 // current is the version that was accepted last of the server in use; empty if
@@ -145,7 +148,7 @@ func (t *table) claims() map[string]string {
 	for name, e := range t.entries {
 		switch {
 		case e.heldFrom == "":
-		case e.heldFrom != t.server || e.state == Nacked || e.state == DoesNotExist:
+		case e.heldFrom != t.server || e.state != Acked:
 			out[name] = unclaimed
 		default:
 			out[name] = e.version
@@ -156,7 +159,7 @@ func (t *table) claims() map[string]string {
 
 // whole tells whether the server in use has sent all of these names.
 func (t *table) whole(names []string) bool {
-	return !slices.ContainsFunc(names, func(name string) bool { return !t.heard(name) })
+	return !slices.ContainsFunc(names, func(name string) bool { return !t.heard(name) || t.entries[name].state == ReceivedError })
 }
 
 // status shows the table.
@@ -165,7 +168,7 @@ func (t *table) status() TypeStatus {
 		States: map[State]int{}}
 	for _, e := range t.entries {
 		out.States[e.state]++
-		if e.heldFrom != "" && e.state != DoesNotExist {
+		if e.heldFrom != "" {
 			out.Resources++
 		}
 	}
@@ -188,13 +191,14 @@ func (t *table) problems() []mesh.Verdict {
 	return out
 }
 
-// resources shows the entries, by name.
-func (t *table) resources() []ResourceState {
-	out := make([]ResourceState, 0, len(t.entries))
-	for _, name := range slices.Sorted(maps.Keys(t.entries)) {
-		e := t.entries[name]
-		out = append(out, ResourceState{Type: short(t.typ.URL), Name: name, State: e.state, Version: e.version,
-			RejectedVersion: e.refused, LastError: e.err, Since: e.since})
+// resources shows the entries that a function picks, by name.
+func (t *table) resources(pick func(*entry) bool) (out []ResourceState) {
+	for name, e := range t.entries {
+		if pick(e) {
+			out = append(out, ResourceState{Type: short(t.typ.URL), Name: name, State: e.state, Version: e.version,
+				RejectedVersion: e.refused, LastError: e.err, Since: e.since})
+		}
 	}
+	slices.SortFunc(out, func(a, b ResourceState) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }

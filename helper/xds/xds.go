@@ -101,6 +101,9 @@ type Status struct {
 	Problems []mesh.Verdict
 	// Types, in order of their names: what each type last said.
 	Types []TypeStatus
+	// Unsettled are, of a server, the resources in another state than Acked, by type and
+	// name; the first thousand.
+	Unsettled []ResourceState
 }
 
 // TypeStatus is the state of one type at a source.
