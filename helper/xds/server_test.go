@@ -210,7 +210,7 @@ func TestServerRejects(t *testing.T) {
 	c.set("1", []types.Resource{edsCluster("a")}, []types.Resource{assignment("a")}, nil)
 	s, r := newServer(t, c.addr), wantsAll()
 	start(t, s, r)
-	eventually(t, "first", func() bool { return len(c.seen(ClusterType)) == 2 })
+	eventually(t, "first", func() bool { return len(c.seen(ClusterType)) == 2 && len(c.seen(ListenerType)) == 2 })
 
 	r.mu.Lock()
 	r.reject = errors.New(`Listener "bad": address: is missing`)
