@@ -83,9 +83,22 @@ func xdsOf(kind string, s xds.Status) *apiv1.Xds {
 		LastUpdateUnixSeconds: seconds(s.LastUpdate),
 	}
 	for _, t := range s.Types {
-		out.Types = append(out.Types, &apiv1.XdsType{
+		shown := &apiv1.XdsType{
 			Type: t.Type, Version: t.Version, Resources: uint32(t.Resources),
 			Accepted: t.Accepted, Rejected: t.Rejected, LastError: t.LastError,
+		}
+		for state, n := range t.States {
+			if shown.States == nil {
+				shown.States = make(map[string]uint32, len(t.States))
+			}
+			shown.States[string(state)] = uint32(n)
+		}
+		out.Types = append(out.Types, shown)
+	}
+	for _, r := range s.Unsettled {
+		out.Unsettled = append(out.Unsettled, &apiv1.XdsResource{
+			Type: r.Type, Name: r.Name, State: string(r.State), Version: r.Version,
+			RejectedVersion: r.RejectedVersion, LastError: r.LastError, SinceUnixSeconds: seconds(r.Since),
 		})
 	}
 	return out

@@ -32,8 +32,9 @@ func TestStatusOf(t *testing.T) {
 		XdsKind: "server",
 		Xds: xds.Status{
 			Source: "istiod:15010", Connected: true, Since: time.Unix(1700000000, 0),
-			Problems: []mesh.Verdict{verdict("a", mesh.Invalid)},
-			Types:    []xds.TypeStatus{{Type: xds.ClusterType, Version: "7", Resources: 3, Accepted: 2, Rejected: 1, LastError: "bad"}},
+			Problems:  []mesh.Verdict{verdict("a", mesh.Invalid)},
+			Types:     []xds.TypeStatus{{Type: xds.ClusterType, Version: "7", Resources: 3, Accepted: 2, Rejected: 1, LastError: "bad", States: map[xds.State]int{xds.Acked: 3, xds.Nacked: 1}}},
+			Unsettled: []xds.ResourceState{{Type: "Cluster", Name: "a", State: xds.Nacked, Version: "6", RejectedVersion: "7", LastError: "bad", Since: time.Unix(1700000001, 0)}},
 		},
 		Config: snapshot.Status{
 			Version: 5, Published: 4, PublishError: "full", Holding: "waits",
@@ -57,7 +58,8 @@ func TestStatusOf(t *testing.T) {
 		Version: "v1", NodeId: "n", Bpffs: "/sys/fs/bpf/kmesh", Abi: 1, Phase: "live", Generation: 7,
 		Xds: &apiv1.Xds{
 			Kind: "server", Address: "istiod:15010", Connected: true, SinceUnixSeconds: 1700000000,
-			Types: []*apiv1.XdsType{{Type: xds.ClusterType, Version: "7", Resources: 3, Accepted: 2, Rejected: 1, LastError: "bad"}},
+			Types:     []*apiv1.XdsType{{Type: xds.ClusterType, Version: "7", Resources: 3, Accepted: 2, Rejected: 1, LastError: "bad", States: map[string]uint32{"ACKED": 3, "NACKED": 1}}},
+			Unsettled: []*apiv1.XdsResource{{Type: "Cluster", Name: "a", State: "NACKED", Version: "6", RejectedVersion: "7", LastError: "bad", SinceUnixSeconds: 1700000001}},
 		},
 		Config: &apiv1.Config{
 			Version: 5, Published: 4, PublishError: "full", Holding: "waits",

@@ -19,7 +19,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -38,8 +37,12 @@ import (
 
 // Options of the helper, as its flags say.
 type Options struct {
-	// One of XDSDir and XDSServer: where the mesh comes from.
-	XDSDir, XDSServer string
+	// One of XDSDir and XDSServers: where the mesh comes from. The servers all have the
+	// same; the preferred one is the first.
+	XDSDir     string
+	XDSServers []string
+	// Server says how to speak to the servers.
+	Server ServerOptions
 	// NodeID is announced to the server.
 	NodeID string
 	// BPFFS, RunDir and StateDir are where the helper keeps what outlives it.
@@ -216,46 +219,6 @@ func lockMaps(bpffs string) (release func(), err error) {
 	return func() { dir.Close() }, nil
 }
 
-// makeSource makes the source and the store that it fills.
-func (c *Controller) makeSource() (err error) {
-	switch c.opts.Unenforceable {
-	case "", ServeUnenforceable, RefuseUnenforceable:
-	default:
-		return fmt.Errorf("--unenforceable-actions is %q: use %s or %s", c.opts.Unenforceable, ServeUnenforceable, RefuseUnenforceable)
-	}
-	_, live := c.pub.Live()
-	live = live || c.others
-	// What an earlier helper published goes on serving until all of the first
-	// snapshot is good: from files, an admin will see to that; a server is given
-	// some time.
-	var hold time.Duration
-	switch {
-	case c.opts.XDSDir != "" && c.opts.XDSServer != "":
-		return errors.New("both --xds-dir and --xds-server are given: choose one")
-	case c.opts.XDSDir != "":
-		c.source = xds.NewFiles(xds.FilesOptions{Dir: c.opts.XDSDir, Logger: c.opts.Log})
-		if live {
-			hold = -1
-		}
-	case c.opts.XDSServer != "":
-		if live {
-			hold = 30 * time.Second
-		}
-		c.source, err = xds.NewServer(xds.ServerOptions{
-			Target: c.opts.XDSServer,
-			Node:   &corev3.Node{Id: c.opts.NodeID, UserAgentName: "kmesh", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: c.opts.Version}},
-			Logger: c.opts.Log,
-		})
-		if err != nil {
-			return err
-		}
-	default:
-		return errors.New("no source of configuration: give --xds-dir DIR or --xds-server HOST:PORT")
-	}
-	c.store = snapshot.New(snapshot.Options{HoldFirst: hold, RefuseActions: c.opts.Unenforceable == RefuseUnenforceable, Logger: c.opts.Log})
-	return nil
-}
-
 // run starts everything, waits, and ends everything.
 func (c *Controller) run(ctx context.Context) error {
 	web, err := probe.Listen(c.opts.Metrics, c.probe.Handler(c.notReady), c.opts.Log)
@@ -274,7 +237,7 @@ func (c *Controller) run(ctx context.Context) error {
 	if c.cluster != nil {
 		g.Go(func() error { return c.cluster.Run(ctx) })
 	}
-	g.Go(func() error { return c.source.Run(ctx, c.store) })
+	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return c.store.Run(ctx, c.publish) })
 	g.Go(func() error { return c.recount(ctx) })
 	g.Go(func() error { return c.forget(ctx) })

@@ -53,7 +53,7 @@ func root() *cobra.Command {
 	flags.StringVar(&opts.StateDir, "state-dir", "/var/lib/kmesh", "directory for what survives a reboot")
 
 	run := &cobra.Command{
-		Use:   "run (--xds-dir DIR | --xds-server HOST:PORT)",
+		Use:   "run (--xds-dir DIR | --xds-server HOST:PORT[,HOST:PORT...])",
 		Short: "Run the helper",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,7 +65,14 @@ func root() *cobra.Command {
 	}
 	host, _ := os.Hostname()
 	run.Flags().StringVar(&opts.XDSDir, "xds-dir", "", "directory of xDS resources (*.yaml, *.json), watched")
-	run.Flags().StringVar(&opts.XDSServer, "xds-server", "", "HOST:PORT of an ADS server, plain text")
+	run.Flags().StringSliceVar(&opts.XDSServers, "xds-server", nil, "HOST:PORT of an ADS server; give several for the next ones to take the place of those that do not answer")
+	run.Flags().StringVar(&opts.Server.Protocol, "xds-protocol", "delta", "how ADS is spoken: delta, or sotw (state of the world) for servers that know no delta")
+	run.Flags().StringVar(&opts.Server.Roots, "xds-roots", "", "PEM file with the certificates that the server's must lead to, read for every connection; without it the connection is plain text")
+	run.Flags().StringVar(&opts.Server.ServerName, "xds-server-name", "", "name in the server's certificate (default: the host of --xds-server)")
+	run.Flags().StringVar(&opts.Server.Cert, "xds-cert", "", "PEM file with the client's certificate, read for every connection")
+	run.Flags().StringVar(&opts.Server.Key, "xds-key", "", "PEM file with the key of --xds-cert")
+	run.Flags().StringVar(&opts.Server.Token, "xds-token", "", "file with a bearer token for the server, read for every stream; needs --xds-roots")
+	run.Flags().StringVar(&opts.Server.ClusterID, "xds-cluster-id", "", "what the server knows this cluster as, for the check of the token")
 	run.Flags().StringVar(&opts.NodeID, "node-id", host, "id announced to the server")
 	run.Flags().DurationVar(&opts.SweepEvery, "sweep-every", 15*time.Second, "time between two looks for what pods that are gone left, and what an update left")
 	run.Flags().StringVar(&opts.Unenforceable, "unenforceable-actions", controller.ServeUnenforceable, "what asks for an action that cannot be enforced is served without it ("+controller.ServeUnenforceable+"), or refused ("+controller.RefuseUnenforceable+"): routes with 503, connections to listeners and clusters")

@@ -207,6 +207,12 @@ func TestSharedRoutes(t *testing.T) {
 // listener with routes by RDS, a change of them, and a NACK that keeps the last
 // good ones.
 func TestControlPlaneRoutes(t *testing.T) {
+	for _, protocol := range []xds.Protocol{xds.SotW, xds.Delta} {
+		t.Run(string(protocol), func(t *testing.T) { controlPlaneRoutes(t, protocol) })
+	}
+}
+
+func controlPlaneRoutes(t *testing.T, protocol xds.Protocol) {
 	snapshots := cache.NewSnapshotCache(true, cache.IDHash{}, nil)
 	set := func(version string, r xds.Resource) {
 		t.Helper()
@@ -224,6 +230,15 @@ func TestControlPlaneRoutes(t *testing.T) {
 		}
 	}
 	nacks := make(chan string, 100)
+	nacked := func(detail string) {
+		if detail == "" {
+			return
+		}
+		select {
+		case nacks <- detail:
+		default:
+		}
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -232,19 +247,18 @@ func TestControlPlaneRoutes(t *testing.T) {
 	defer g.Stop()
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(t.Context(), snapshots, serverv3.CallbackFuncs{
 		StreamRequestFunc: func(_ int64, r *discoveryv3.DiscoveryRequest) error {
-			if d := r.GetErrorDetail(); d != nil {
-				select {
-				case nacks <- d.GetMessage():
-				default:
-				}
-			}
+			nacked(r.GetErrorDetail().GetMessage())
+			return nil
+		},
+		StreamDeltaRequestFunc: func(_ int64, r *discoveryv3.DeltaDiscoveryRequest) error {
+			nacked(r.GetErrorDetail().GetMessage())
 			return nil
 		}}))
 	go func() { _ = g.Serve(ln) }()
 
 	set("1", rds(t, "80", "a", "b"))
 	log := slog.New(slog.DiscardHandler)
-	src, err := xds.NewServer(xds.ServerOptions{Target: ln.Addr().String(), Node: &corev3.Node{Id: "node"}, Logger: log})
+	src, err := xds.NewServer(xds.ServerOptions{Targets: []string{ln.Addr().String()}, Protocol: protocol, Node: &corev3.Node{Id: "node"}, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

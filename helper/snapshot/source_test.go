@@ -227,6 +227,12 @@ func TestFileChangeWithinASecond(t *testing.T) {
 // TestControlPlane goes from a real go-control-plane server to snapshots: a NACK of
 // what the mesh cannot accept, an outage, a new state after it.
 func TestControlPlane(t *testing.T) {
+	for _, protocol := range []xds.Protocol{xds.SotW, xds.Delta} {
+		t.Run(string(protocol), func(t *testing.T) { controlPlane(t, protocol) })
+	}
+}
+
+func controlPlane(t *testing.T, protocol xds.Protocol) {
 	snapshots := cache.NewSnapshotCache(true, cache.IDHash{}, nil)
 	set := func(version string, clusters, endpoints, listeners []xds.Resource) {
 		t.Helper()
@@ -247,6 +253,15 @@ func TestControlPlane(t *testing.T) {
 		}
 	}
 	nacks := make(chan string, 100)
+	nacked := func(detail string) {
+		if detail == "" {
+			return
+		}
+		select {
+		case nacks <- detail:
+		default:
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	listen := func(addr string) (*grpc.Server, string) {
@@ -258,12 +273,11 @@ func TestControlPlane(t *testing.T) {
 		g := grpc.NewServer()
 		discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(ctx, snapshots, serverv3.CallbackFuncs{
 			StreamRequestFunc: func(_ int64, r *discoveryv3.DiscoveryRequest) error {
-				if d := r.GetErrorDetail(); d != nil {
-					select {
-					case nacks <- d.GetMessage():
-					default:
-					}
-				}
+				nacked(r.GetErrorDetail().GetMessage())
+				return nil
+			},
+			StreamDeltaRequestFunc: func(_ int64, r *discoveryv3.DeltaDiscoveryRequest) error {
+				nacked(r.GetErrorDetail().GetMessage())
 				return nil
 			}}))
 		go func() { _ = g.Serve(ln) }()
@@ -277,7 +291,7 @@ func TestControlPlane(t *testing.T) {
 	worse := res(t, &clusterv3.Cluster{}, "{name: worse, type: EDS, health_checks: [{}]}")
 	set("1", []xds.Resource{eds(t, "a"), eds(t, "b"), bad, worse}, []xds.Resource{cla(t, "a", 1), cla(t, "b", 2), cla(t, "bad", 1), cla(t, "worse", 1)}, []xds.Resource{lis(t, "l", "10.0.0.1", "a", "b")})
 	log := slog.New(slog.DiscardHandler)
-	src, err := xds.NewServer(xds.ServerOptions{Target: addr, Node: &corev3.Node{Id: "node"}, Logger: log, BackoffBase: 10 * time.Millisecond, BackoffMax: 50 * time.Millisecond})
+	src, err := xds.NewServer(xds.ServerOptions{Targets: []string{addr}, Protocol: protocol, Node: &corev3.Node{Id: "node"}, Logger: log, BackoffBase: 10 * time.Millisecond, BackoffMax: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +302,7 @@ func TestControlPlane(t *testing.T) {
 	}
 	set("2", []xds.Resource{eds(t, "a"), eds(t, "b")}, []xds.Resource{cla(t, "a", 1, 3), cla(t, "b", 0)}, []xds.Resource{lis(t, "l", "10.0.0.1", "a", "b"), lis(t, "m", "10.0.0.2", "a")})
 	got.until("l@10.0.0.1>a(1,3)>b(2) m@10.0.0.2>a(1,3)")
-	nacked := func(parts ...string) {
+	told := func(parts ...string) {
 		t.Helper()
 		late := time.After(10 * time.Second)
 		for {
@@ -302,8 +316,8 @@ func TestControlPlane(t *testing.T) {
 			}
 		}
 	}
-	nacked(`Cluster "bad": maglev_lb_config.table_size: 250`, `Cluster "worse": health_checks[0].timeout`)
-	nacked(`ClusterLoadAssignment "b": endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value: 0`)
+	told(`Cluster "bad": maglev_lb_config.table_size: 250`, `Cluster "worse": health_checks[0].timeout`)
+	told(`ClusterLoadAssignment "b": endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value: 0`)
 	g.Stop()
 	deadline := time.Now().Add(10 * time.Second)
 	for src.Status().Connected {

@@ -141,22 +141,6 @@ func (t table[T]) put(r xds.Resource, translate func() (T, []mesh.Verdict)) (bad
 	return bad, true
 }
 
-// Rejected is the error of Apply: the verdicts of what was not accepted.
-type Rejected []mesh.Verdict
-
-// Error implements error.
-func (r Rejected) Error() string {
-	text := ""
-	for i, v := range r {
-		if i > 0 {
-			text += "; "
-		}
-		v.Source = "" // the reader knows it
-		text += v.Error()
-	}
-	return text
-}
-
 // order is the one in which types depend on each other.
 var order = []string{xds.ClusterType, xds.AssignmentType, xds.ListenerType, xds.RouteType}
 
@@ -164,7 +148,7 @@ var order = []string{xds.ClusterType, xds.AssignmentType, xds.ListenerType, xds.
 func (s *Store) Apply(_ context.Context, updates ...xds.Update) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var bad Rejected
+	var bad xds.Rejected
 	for _, typeURL := range order {
 		for _, u := range updates {
 			if u.Type != typeURL {
@@ -180,6 +164,7 @@ func (s *Store) Apply(_ context.Context, updates ...xds.Update) error {
 			if u.Complete {
 				s.remove(u.Type, present)
 			}
+			s.take(u.Type, u.Removed)
 			switch u.Type {
 			case xds.ClusterType:
 				s.forget()
@@ -280,6 +265,35 @@ func (s *Store) remove(typeURL string, present map[string]bool) {
 	}
 }
 
+// take takes out what the source says it has no longer. An assignment stays as long
+// as a cluster wants it.
+func (s *Store) take(typeURL string, names []string) {
+	for _, name := range names {
+		switch typeURL {
+		case xds.ListenerType:
+			s.dirty.all = without(s.listeners, name) || s.dirty.all
+		case xds.ClusterType:
+			s.dirty.all = without(s.clusters, name) || s.dirty.all
+		case xds.RouteType:
+			s.dirty.all = without(s.routes, name) || s.dirty.all
+		case xds.AssignmentType:
+			if e := s.assignments[name]; e != nil {
+				e.gone = true
+			}
+		}
+	}
+	if typeURL == xds.AssignmentType && len(names) > 0 {
+		s.forget()
+	}
+}
+
+// without takes one out; it tells whether it was there.
+func without[T any](t table[T], name string) bool {
+	_, had := t[name]
+	delete(t, name)
+	return had
+}
+
 // drop takes out what is not present; it tells whether that was anything.
 func drop[T any](t table[T], present map[string]bool) bool {
 	before := len(t)
@@ -362,7 +376,9 @@ func (s *Store) Absent(typeURL string, names []string) {
 	defer s.mu.Unlock()
 	for _, name := range names {
 		switch {
-		case typeURL == xds.AssignmentType && s.assignments[name] == nil && s.wants(name):
+		case typeURL == xds.AssignmentType && s.assignments[name] != nil:
+			s.assignments[name].gone = true // its last good version stays
+		case typeURL == xds.AssignmentType && s.wants(name):
 			s.absent[name] = true
 			s.dirty.all = true
 		case typeURL == xds.RouteType && s.routes[name] == nil && s.wantsRoutes(name):

@@ -38,12 +38,16 @@ func (r *recorder) Apply(_ context.Context, updates ...Update) error {
 	}
 	for _, u := range updates {
 		t := short(u.Type)
+		before := r.names[t]
 		if u.Complete {
 			r.names[t] = nil
 		}
 		for _, res := range u.Resources {
 			if len(res.Invalid) > 0 {
 				r.bad[res.Name] = res.Invalid[0].Error()
+				if u.Complete && slices.Contains(before, res.Name) {
+					r.names[t] = append(r.names[t], res.Name) // the last good version
+				}
 				continue
 			}
 			if res.Message == nil || res.Source == "" {
@@ -53,6 +57,7 @@ func (r *recorder) Apply(_ context.Context, updates ...Update) error {
 				r.names[t] = append(r.names[t], res.Name)
 			}
 		}
+		r.names[t] = slices.DeleteFunc(r.names[t], func(name string) bool { return slices.Contains(u.Removed, name) })
 		slices.Sort(r.names[t])
 		if u.Type == ClusterType && r.onCDS != nil {
 			r.onCDS(r, r.names[t])

@@ -68,6 +68,9 @@ func choose(files []*file) (chosen []*parsed, whole bool) {
 	return chosen, whole
 }
 
+// byName are the types whose resources are used only if another one names them.
+var byName = []string{AssignmentType, RouteType}
+
 // place is one resource of one file.
 type place struct {
 	file int

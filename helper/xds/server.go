@@ -9,19 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc"
-	grpcbackoff "google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"kmesh/helper/mesh"
@@ -34,70 +26,180 @@ const (
 	// keepaliveTimeout together.
 	keepaliveTime    = 30 * time.Second
 	keepaliveTimeout = 10 * time.Second
+	// maxUnsettled bounds the list in the status.
+	maxUnsettled = 1000
 )
 
-// ServerOptions configure an ADS server as a source.
+// ServerOptions configure ADS servers as a source.
 type ServerOptions struct {
-	// Target is HOST:PORT. The connection is plain text.
-	Target string
+	// Targets are HOST:PORT of the servers, the preferred one first. All of them have
+	// the same mesh: one is used at a time, and the next only while those before it do
+	// not answer.
+	Targets []string
+	// Protocol is Delta if empty.
+	Protocol Protocol
+	// Types are what is asked for, in the order in which they depend on each other;
+	// EnvoyTypes if empty.
+	Types []Type
 	// Node says who asks; its id must not be empty.
 	Node *corev3.Node
+	// TLS encrypts; nil is plain text.
+	TLS *TLS
+	// TokenFile holds a bearer token, which is read anew for every stream. It needs
+	// TLS.
+	TokenFile string
+	// Headers are sent with every stream ("clusterid").
+	Headers map[string]string
 	// BackoffBase and BackoffMax bound the waits between streams; 100 ms and 15 s
 	// if zero.
 	BackoffBase, BackoffMax time.Duration
 	// AbsentAfter is when a resource that was asked for by name and has not come
 	// counts as one that does not exist; 15 s if zero.
 	AbsentAfter time.Duration
-	Logger      *slog.Logger
+	// AnswerWithin is how long a server has for its first response before another one
+	// is tried, if there is one; 30 s if zero.
+	AnswerWithin time.Duration
+	// FallbackAfter is how long the server in use may be away before another one takes
+	// its place; 10 s if zero. Before there is anything to serve, it is not waited for.
+	FallbackAfter time.Duration
+	// Keepalive is the time between two signs of life on an idle connection; 30 s if
+	// zero, and never less than the 10 s of the gRPC library.
+	Keepalive time.Duration
+	// MaxMessage is the largest response, in bytes; 200 MiB if zero.
+	MaxMessage int
+	Logger     *slog.Logger
 }
 
-// Server is the source that speaks ADS, state of the world.
+// OptionError is an option that cannot be used.
+type OptionError struct {
+	Option string // the field of ServerOptions: "Targets", "TLS.RootsFile"
+	Err    error
+}
+
+// Error implements error.
+func (e *OptionError) Error() string { return "xds server: " + e.Option + ": " + e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// complete checks the options and fills in what was left out.
+func (o *ServerOptions) complete() error {
+	bad := func(option, format string, args ...any) error {
+		return &OptionError{option, fmt.Errorf(format, args...)}
+	}
+	if len(o.Targets) == 0 {
+		return bad("Targets", "there is none: give HOST:PORT")
+	}
+	seen := map[string]bool{}
+	for _, target := range o.Targets {
+		host, port, err := net.SplitHostPort(target)
+		switch {
+		case err != nil:
+			return bad("Targets", "%q: %w: give HOST:PORT", target, err)
+		case host == "" || port == "" || strings.ContainsAny(target, "/ "):
+			return bad("Targets", "%q has no host, no port, or more than those: give HOST:PORT", target)
+		case seen[target]:
+			return bad("Targets", "%q is given twice: give each server once", target)
+		}
+		seen[target] = true
+	}
+	switch o.Protocol {
+	case "":
+		o.Protocol = Delta
+	case Delta, SotW:
+	default:
+		return bad("Protocol", "%q is not known: use %s or %s", o.Protocol, Delta, SotW)
+	}
+	if o.Node.GetId() == "" {
+		return bad("Node", "the node id is empty: servers refuse that")
+	}
+	if err := o.completeTypes(); err != nil {
+		return err
+	}
+	if err := o.TLS.check(); err != nil {
+		return err
+	}
+	if o.TokenFile != "" && o.TLS == nil {
+		return bad("TokenFile", "a token is not sent in plain text: give the server's roots")
+	}
+	fill := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	fill(&o.BackoffBase, 100*time.Millisecond)
+	fill(&o.BackoffMax, 15*time.Second)
+	fill(&o.AbsentAfter, 15*time.Second)
+	fill(&o.AnswerWithin, 30*time.Second)
+	fill(&o.FallbackAfter, 10*time.Second)
+	fill(&o.Keepalive, keepaliveTime)
+	if o.MaxMessage <= 0 {
+		o.MaxMessage = maxMessage
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return nil
+}
+
+// completeTypes does so for the types.
+func (o *ServerOptions) completeTypes() error {
+	if len(o.Types) == 0 {
+		o.Types = EnvoyTypes()
+	}
+	seen, all := map[string]bool{}, false
+	for _, t := range o.Types {
+		switch {
+		case !strings.HasPrefix(t.URL, typePrefix) || t.URL == typePrefix:
+			return &OptionError{"Types", fmt.Errorf("%q does not begin with %q", t.URL, typePrefix)}
+		case t.Decode == nil:
+			return &OptionError{"Types", fmt.Errorf("%s has no decoder", t.URL)}
+		case seen[t.URL]:
+			return &OptionError{"Types", fmt.Errorf("%s is given twice", t.URL)}
+		}
+		seen[t.URL], all = true, all || !t.ByName
+	}
+	if !all {
+		return &OptionError{"Types", errors.New("all are asked for by name: one has to tell whether the server answers")}
+	}
+	return nil
+}
+
+// Server is the source that speaks ADS.
 type Server struct {
 	opts ServerOptions
 	log  *slog.Logger
 
-	// Only Run's goroutine uses these. They outlive streams.
-	versions map[string]string // the last accepted, by type
-	received map[named]bool    // what was asked for by name, has come and is still wanted
+	// tables outlive streams. Only Run's goroutine changes them, under mu.
+	tables map[string]*table
+	// answered: a server has, since the beginning.
+	answered bool
 
 	mu     sync.Mutex
 	status Status
-	types  map[string]*TypeStatus
-	nacks  map[string][]mesh.Verdict
-	down   []mesh.Verdict
+	// down, unasked and fallback are problems: of the stream, of responses of types
+	// that were not asked for, of preferred servers.
+	down, unasked, fallback []mesh.Verdict
 }
 
 var _ Source = (*Server)(nil)
 
-// NewServer makes the source; it does no I/O.
+// NewServer makes the source; it does no I/O. What is wrong with the options is an
+// *OptionError.
 func NewServer(opts ServerOptions) (*Server, error) {
-	if _, _, err := net.SplitHostPort(opts.Target); err != nil {
-		return nil, fmt.Errorf("xds server %q: %w: give HOST:PORT", opts.Target, err)
+	if err := opts.complete(); err != nil {
+		return nil, err
 	}
-	if opts.Node.GetId() == "" {
-		return nil, errors.New("xds server: the node id is empty: servers refuse that")
+	s := &Server{
+		opts:   opts,
+		log:    opts.Logger.With("xds", string(opts.Protocol)),
+		tables: map[string]*table{},
+		status: Status{Source: opts.Targets[0], Since: time.Now()},
 	}
-	if opts.BackoffBase <= 0 {
-		opts.BackoffBase = 100 * time.Millisecond
+	for _, t := range opts.Types {
+		s.tables[t.URL] = newTable(t)
 	}
-	if opts.BackoffMax <= 0 {
-		opts.BackoffMax = 15 * time.Second
-	}
-	if opts.AbsentAfter <= 0 {
-		opts.AbsentAfter = 15 * time.Second
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
-	return &Server{
-		opts:     opts,
-		log:      opts.Logger.With("xds", opts.Target),
-		versions: map[string]string{},
-		received: map[named]bool{},
-		types:    map[string]*TypeStatus{},
-		nacks:    map[string][]mesh.Verdict{},
-		status:   Status{Source: opts.Target, Since: time.Now()},
-	}, nil
+	return s, nil
 }
 
 // Status implements Source.
@@ -105,134 +207,56 @@ func (s *Server) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := s.status
-	out.Problems = slices.Clone(s.down)
-	var names []string
-	for name := range s.types {
-		names = append(names, name)
+	out.Problems = append(out.Problems, s.down...)
+	out.Problems = append(out.Problems, s.fallback...)
+	out.Problems = append(out.Problems, s.unasked...)
+	for _, t := range s.sorted() {
+		if t.accepted+t.rejected > 0 || len(t.entries) > 0 {
+			out.Types = append(out.Types, t.status())
+		}
+		out.Problems = append(out.Problems, t.problems()...)
+		out.Unsettled = append(out.Unsettled, t.resources(func(e *entry) bool { return e.state != Acked })...)
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		out.Types = append(out.Types, *s.types[name])
-		out.Problems = append(out.Problems, s.nacks[name]...)
+	out.Unsettled = out.Unsettled[:min(len(out.Unsettled), maxUnsettled)]
+	return out
+}
+
+// Resources tells of every resource that was asked for or has come, by type and
+// name.
+func (s *Server) Resources() []ResourceState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []ResourceState
+	for _, t := range s.sorted() {
+		out = append(out, t.resources(func(*entry) bool { return true })...)
 	}
 	return out
 }
 
-// Run keeps a stream to the server until ctx ends. When it is down, everything
-// that was delivered stays.
-func (s *Server) Run(ctx context.Context, c Consumer) error {
-	conn, err := grpc.NewClient(s.opts.Target,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
-		// The waits between streams are ours: the connection's own must not add
-		// minutes to them.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           grpcbackoff.Config{BaseDelay: s.opts.BackoffBase, Multiplier: 1.6, Jitter: 0.2, MaxDelay: s.opts.BackoffMax},
-			MinConnectTimeout: 5 * time.Second,
-		}),
-	)
-	if err != nil {
-		return fmt.Errorf("xds server %s: %w", s.opts.Target, err)
-	}
-	defer conn.Close()
-	client := discoveryv3.NewAggregatedDiscoveryServiceClient(conn)
-	wait := backoff{base: s.opts.BackoffBase, max: s.opts.BackoffMax}
-	for {
-		conn.ResetConnectBackoff()
-		answered, err := s.session(ctx, client, c)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if answered {
-			// It worked: servers end long streams on purpose.
-			wait.reset()
-		}
-		if status.Code(err) == codes.ResourceExhausted {
-			wait.harder()
-		}
-		delay := wait.delay()
-		s.lost(err)
-		s.log.Warn("stream ended, everything stays as it is", "err", err, "again_in", delay.Round(time.Millisecond))
-		if sleep(ctx, delay) != nil {
-			return nil
-		}
-	}
-}
-
-// session runs one stream; it tells whether the server has answered anything.
-func (s *Server) session(parent context.Context, client discoveryv3.AggregatedDiscoveryServiceClient, c Consumer) (answered bool, err error) {
-	ctx, cancel := context.WithCancel(parent)
-	defer cancel()
-	raw, err := client.StreamAggregatedResources(ctx)
-	if err != nil {
-		return false, fmt.Errorf("open stream: %w", err)
-	}
-	st := newStream(s, raw, c)
-	if err := st.begin(); err != nil && !errors.Is(err, io.EOF) { // io.EOF: Recv says why
-		return false, err
-	}
-	// One response at a time: the next is not read before this one is applied.
-	type received struct {
-		resp *discoveryv3.DiscoveryResponse
-		err  error
-	}
-	incoming := make(chan received)
-	go func() {
-		for {
-			resp, err := raw.Recv()
-			select {
-			case incoming <- received{resp, err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		if at, ok := st.next(); ok {
-			timer.Reset(max(time.Until(at), 0))
-		} else {
-			timer.Reset(time.Hour)
-		}
-		select {
-		case <-ctx.Done():
-			return answered, ctx.Err()
-		case <-timer.C:
-			now := time.Now()
-			st.absences(now)
-			if err := st.late(now); err != nil && !errors.Is(err, io.EOF) {
-				return answered, err
-			}
-		case in := <-incoming:
-			if in.err != nil {
-				return answered, in.err
-			}
-			if !answered {
-				answered = true
-				s.up()
-			}
-			if err := st.handle(ctx, in.resp); err != nil && !errors.Is(err, io.EOF) { // io.EOF: Recv says why
-				return answered, err
-			}
-		}
-	}
-}
-
-// up records that the server answers.
-func (s *Server) up() {
+// locked changes what Status reads.
+func (s *Server) locked(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.status.Connected, s.status.Since = true, time.Now()
-	s.down = nil
+	f()
 }
 
-// lost records that the stream is down.
-func (s *Server) lost(err error) {
+// up records that a server answers.
+func (s *Server) up(p *peer) {
+	s.answered = true
+	p.wait.reset()
+	s.log.Info("the server answers", "server", p.target)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Source = p.target
+	s.status.Connected, s.status.Since = true, time.Now()
+	s.down, s.unasked = nil, nil
+}
+
+// heard records that something was delivered; mu is held.
+func (s *Server) heard() { s.status.LastUpdate = time.Now() }
+
+// lost records that the stream to a server is down.
+func (s *Server) lost(target string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.status.Connected {
@@ -240,30 +264,10 @@ func (s *Server) lost(err error) {
 	}
 	msg := "the stream ended"
 	if err != nil && !errors.Is(err, io.EOF) {
-		msg = err.Error()
+		msg = trim(err.Error(), maxReason*2)
 	}
-	s.down = []mesh.Verdict{{Source: s.opts.Target, Class: mesh.Invalid,
-		Message: "not connected, the last good state stays: " + msg}}
-}
-
-// note records what became of a response.
-func (s *Server) note(typeURL, version string, resources int, problems []mesh.Verdict, rejected string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t := s.types[typeURL]
-	if t == nil {
-		t = &TypeStatus{Type: short(typeURL)}
-		s.types[typeURL] = t
-	}
-	s.status.LastUpdate = time.Now()
-	t.Resources, t.LastError = resources, rejected
-	s.nacks[typeURL] = problems
-	if rejected != "" {
-		t.Rejected++
-		return
-	}
-	t.Accepted++
-	t.Version = version
+	s.down = []mesh.Verdict{{Source: target, Class: mesh.Invalid,
+		Message: "not connected, the last good state stays: " + msg + remedy(s.opts.Protocol, err)}}
 }
 
 // node is sent with the first request of a stream only.
@@ -271,14 +275,53 @@ func (s *Server) node() *corev3.Node {
 	return proto.CloneOf(s.opts.Node)
 }
 
-// sameNames compares two sorted lists.
-func sameNames(a, b []string) bool { return slices.Equal(a, b) }
-
-// trim keeps an error text short enough for a request.
-func trim(msg string) string {
-	const most = 4096
-	if len(msg) <= most {
-		return msg
+// Run keeps a stream to one of the servers until ctx ends. When it is down,
+// everything that was delivered stays.
+func (s *Server) Run(ctx context.Context, c Consumer) error {
+	peers, err := s.dial()
+	if err != nil {
+		return err
 	}
-	return strings.ToValidUTF8(msg[:most], "") + " ..."
+	defer hangUp(peers)
+	now := 0                // the peer in use
+	away := time.Time{}     // since when it has not answered
+	tried := map[int]bool{} // those that have not answered since one did
+	for ctx.Err() == nil {
+		p := peers[now]
+		p.conn.ResetConnectBackoff()
+		answered, better, err := s.watched(ctx, peers, now, c)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if better >= 0 {
+			s.log.Info("a preferred server answers", "server", peers[better].target)
+			now, away = better, time.Time{}
+			clear(tried)
+			continue
+		}
+		s.lost(p.target, err)
+		if answered || away.IsZero() {
+			away = time.Now()
+		}
+		if answered {
+			clear(tried)
+		} else {
+			tried[now] = true
+		}
+		delay := p.delay(err)
+		// A short absence is no reason to ask a server that may know less.
+		if !answered && (!s.answered || time.Since(away) >= s.opts.FallbackAfter) {
+			var again bool
+			if now, again = untried(peers, tried); again {
+				clear(tried)
+			} else {
+				delay = 0
+			}
+		}
+		s.log.Warn("stream ended, everything stays as it is", "server", p.target, "err", err, "next", peers[now].target, "in", delay.Round(time.Millisecond))
+		if sleep(ctx, delay) != nil {
+			return nil
+		}
+	}
+	return nil
 }

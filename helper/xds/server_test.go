@@ -146,7 +146,7 @@ func wantsAll() *recorder {
 // newServer makes a client with short waits.
 func newServer(t *testing.T, addr string) *Server {
 	t.Helper()
-	s, err := NewServer(ServerOptions{Target: addr, Node: &corev3.Node{Id: nodeID}, Logger: quiet(),
+	s, err := NewServer(ServerOptions{Targets: []string{addr}, Protocol: SotW, Node: &corev3.Node{Id: nodeID}, Logger: quiet(),
 		BackoffBase: 10 * time.Millisecond, BackoffMax: 100 * time.Millisecond, AbsentAfter: 300 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +210,7 @@ func TestServerRejects(t *testing.T) {
 	c.set("1", []types.Resource{edsCluster("a")}, []types.Resource{assignment("a")}, nil)
 	s, r := newServer(t, c.addr), wantsAll()
 	start(t, s, r)
-	eventually(t, "first", func() bool { return len(c.seen(ClusterType)) == 2 })
+	eventually(t, "first", func() bool { return len(c.seen(ClusterType)) == 2 && len(c.seen(ListenerType)) == 2 })
 
 	r.mu.Lock()
 	r.reject = errors.New(`Listener "bad": address: is missing`)
@@ -412,8 +412,8 @@ func TestServerBadResponses(t *testing.T) {
 		"garbage":       {resources: []*anypb.Any{{TypeUrl: ClusterType, Value: []byte{0xff}}, good}, detail: "resources[0]", names: "good,old"},
 		"unknown":       {resources: []*anypb.Any{{TypeUrl: "type.googleapis.com/no.Such"}, good}, detail: "no.Such", names: "good,old"},
 		"no name":       {resources: []*anypb.Any{noName}, detail: "no name", names: "old"},
-		"rule":          {resources: []*anypb.Any{ruleBroken, good}, names: "good", bad: "broken"},
-		"duplicate":     {resources: []*anypb.Any{good, good}, bad: "good"},
+		"rule":          {resources: []*anypb.Any{ruleBroken, good}, detail: `Cluster "broken": health_checks[0].timeout`, names: "good", bad: "broken"},
+		"duplicate":     {resources: []*anypb.Any{good, good}, detail: `Cluster "good": name: duplicate name`, bad: "good"},
 		"not asked for": {typeURL: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", detail: "not asked for", names: "old"},
 	}
 	for name, tc := range tests {
@@ -504,15 +504,4 @@ func TestBackoff(t *testing.T) {
 	b.reset()
 	b.harder()
 	within(400 * time.Millisecond)
-}
-
-func TestNewServerRefuses(t *testing.T) {
-	for name, o := range map[string]ServerOptions{
-		"no port": {Target: "host", Node: &corev3.Node{Id: "x"}},
-		"no node": {Target: "host:1"},
-	} {
-		if _, err := NewServer(o); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
 }

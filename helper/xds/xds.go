@@ -46,6 +46,11 @@ type Resource struct {
 	typeURL string
 }
 
+// Verdict says that the resource cannot be accepted, and why: part of a Rejected.
+func (r Resource) Verdict(field, message string) mesh.Verdict {
+	return mesh.Verdict{Source: r.Source, Type: short(r.typeURL), Resource: r.Name, Field: field, Class: mesh.Invalid, Message: message}
+}
+
 // Update is what a source has heard about one type.
 type Update struct {
 	Type      string
@@ -53,6 +58,9 @@ type Update struct {
 	// Complete: what is not in Resources does not exist at the source. Otherwise
 	// absence means nothing.
 	Complete bool
+	// Removed are names that the source says it does not have, or has no longer;
+	// names that nobody knows may be among them.
+	Removed []string
 }
 
 // Consumer takes what the sources deliver. Its methods are called from one
@@ -64,7 +72,8 @@ type Consumer interface {
 	Apply(ctx context.Context, updates ...Update) error
 	// Wanted returns the names of a type that is subscribed by name, sorted.
 	Wanted(typeURL string) []string
-	// Absent tells that the source does not have these names.
+	// Absent tells that the source does not have these names, or does not give them.
+	// What is held of them may stay in use.
 	Absent(typeURL string, names []string)
 }
 
@@ -92,16 +101,53 @@ type Status struct {
 	Problems []mesh.Verdict
 	// Types, in order of their names: what each type last said.
 	Types []TypeStatus
+	// Unsettled are, of a server, the resources in another state than Acked, by type and
+	// name; the first thousand.
+	Unsettled []ResourceState
 }
 
 // TypeStatus is the state of one type at a source.
 type TypeStatus struct {
 	Type      string
 	Version   string // the last accepted
-	Resources int    // in the last update
+	Resources int    // that the source has, as far as they were accepted
+	// States counts the resources by state; nil for files.
+	States    map[State]int
 	Accepted  uint64 // updates
 	Rejected  uint64 // updates
 	LastError string // why the last one was rejected; empty if it was not
+}
+
+// State is what became of one resource at a server, in the words of the client
+// status discovery service (CSDS).
+type State string
+
+// The states of a resource.
+const (
+	// Requested: it was asked for and has not come.
+	Requested State = "REQUESTED"
+	// Acked: its newest version is accepted.
+	Acked State = "ACKED"
+	// Nacked: its newest version is not; the last accepted one stays in use.
+	Nacked State = "NACKED"
+	// DoesNotExist: the server does not have it.
+	DoesNotExist State = "DOES_NOT_EXIST"
+	// ReceivedError: the server says why it does not give it.
+	ReceivedError State = "RECEIVED_ERROR"
+)
+
+// ResourceState is one resource as a server has answered for it.
+type ResourceState struct {
+	Type, Name string // the short type
+	State      State
+	// Version is the last accepted one; empty if there is none.
+	Version string
+	// RejectedVersion is the newest one, if it was not accepted.
+	RejectedVersion string
+	// LastError says why it was not accepted, or what the server says.
+	LastError string
+	// Since is when the state was entered.
+	Since time.Time
 }
 
 // short returns a type URL's last word: "Listener".

@@ -534,8 +534,11 @@ type Xds struct {
 	// When something was last delivered; 0: never.
 	LastUpdateUnixSeconds int64      `protobuf:"varint,5,opt,name=last_update_unix_seconds,json=lastUpdateUnixSeconds,proto3" json:"last_update_unix_seconds,omitempty"`
 	Types                 []*XdsType `protobuf:"bytes,6,rep,name=types,proto3" json:"types,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Of a server: the resources whose state is another one than ACKED, by type and
+	// name; the first thousand.
+	Unsettled     []*XdsResource `protobuf:"bytes,7,rep,name=unsettled,proto3" json:"unsettled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Xds) Reset() {
@@ -610,6 +613,111 @@ func (x *Xds) GetTypes() []*XdsType {
 	return nil
 }
 
+func (x *Xds) GetUnsettled() []*XdsResource {
+	if x != nil {
+		return x.Unsettled
+	}
+	return nil
+}
+
+// XdsResource is one resource as the server has answered for it.
+type XdsResource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Type  string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// As the client status discovery service calls them: "REQUESTED", "ACKED", "NACKED",
+	// "DOES_NOT_EXIST" or "RECEIVED_ERROR".
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// The last accepted version, which is in use; empty: there is none.
+	Version string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// The newest version, if it was not accepted.
+	RejectedVersion string `protobuf:"bytes,5,opt,name=rejected_version,json=rejectedVersion,proto3" json:"rejected_version,omitempty"`
+	LastError       string `protobuf:"bytes,6,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// When the state was entered.
+	SinceUnixSeconds int64 `protobuf:"varint,7,opt,name=since_unix_seconds,json=sinceUnixSeconds,proto3" json:"since_unix_seconds,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *XdsResource) Reset() {
+	*x = XdsResource{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XdsResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XdsResource) ProtoMessage() {}
+
+func (x *XdsResource) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XdsResource.ProtoReflect.Descriptor instead.
+func (*XdsResource) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *XdsResource) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *XdsResource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *XdsResource) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *XdsResource) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *XdsResource) GetRejectedVersion() string {
+	if x != nil {
+		return x.RejectedVersion
+	}
+	return ""
+}
+
+func (x *XdsResource) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+func (x *XdsResource) GetSinceUnixSeconds() int64 {
+	if x != nil {
+		return x.SinceUnixSeconds
+	}
+	return 0
+}
+
 // XdsType is the state of one type of resource at the source.
 type XdsType struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -617,20 +725,22 @@ type XdsType struct {
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
 	// The last accepted version, in the source's own word.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	// In the last update.
+	// That the source has, as far as they were accepted.
 	Resources uint32 `protobuf:"varint,3,opt,name=resources,proto3" json:"resources,omitempty"`
 	// Updates.
 	Accepted uint64 `protobuf:"varint,4,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	Rejected uint64 `protobuf:"varint,5,opt,name=rejected,proto3" json:"rejected,omitempty"`
 	// Why the last update was rejected; empty if it was not.
-	LastError     string `protobuf:"bytes,6,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastError string `protobuf:"bytes,6,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// Of a server: how many resources are in each state.
+	States        map[string]uint32 `protobuf:"bytes,7,rep,name=states,proto3" json:"states,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *XdsType) Reset() {
 	*x = XdsType{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +752,7 @@ func (x *XdsType) String() string {
 func (*XdsType) ProtoMessage() {}
 
 func (x *XdsType) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +765,7 @@ func (x *XdsType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XdsType.ProtoReflect.Descriptor instead.
 func (*XdsType) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *XdsType) GetType() string {
@@ -700,6 +810,13 @@ func (x *XdsType) GetLastError() string {
 	return ""
 }
 
+func (x *XdsType) GetStates() map[string]uint32 {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
 // Verdict says what became of one field of one resource.
 type Verdict struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -716,7 +833,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +845,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +858,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Verdict) GetSource() string {
@@ -797,7 +914,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +926,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +939,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Map) GetName() string {
@@ -863,7 +980,7 @@ type PodCounts struct {
 
 func (x *PodCounts) Reset() {
 	*x = PodCounts{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +992,7 @@ func (x *PodCounts) String() string {
 func (*PodCounts) ProtoMessage() {}
 
 func (x *PodCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1005,7 @@ func (x *PodCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCounts.ProtoReflect.Descriptor instead.
 func (*PodCounts) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PodCounts) GetLive() uint32 {
@@ -941,7 +1058,7 @@ type PodsRequest struct {
 
 func (x *PodsRequest) Reset() {
 	*x = PodsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1070,7 @@ func (x *PodsRequest) String() string {
 func (*PodsRequest) ProtoMessage() {}
 
 func (x *PodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1083,7 @@ func (x *PodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsRequest.ProtoReflect.Descriptor instead.
 func (*PodsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
 }
 
 type PodsResponse struct {
@@ -980,7 +1097,7 @@ type PodsResponse struct {
 
 func (x *PodsResponse) Reset() {
 	*x = PodsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1109,7 @@ func (x *PodsResponse) String() string {
 func (*PodsResponse) ProtoMessage() {}
 
 func (x *PodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1122,7 @@ func (x *PodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsResponse.ProtoReflect.Descriptor instead.
 func (*PodsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PodsResponse) GetPods() []*Pod {
@@ -1040,7 +1157,7 @@ type NotEnrolled struct {
 
 func (x *NotEnrolled) Reset() {
 	*x = NotEnrolled{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1169,7 @@ func (x *NotEnrolled) String() string {
 func (*NotEnrolled) ProtoMessage() {}
 
 func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1182,7 @@ func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotEnrolled.ProtoReflect.Descriptor instead.
 func (*NotEnrolled) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NotEnrolled) GetContainerId() string {
@@ -1147,7 +1264,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1276,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1289,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Pod) GetContainerId() string {
@@ -1322,7 +1439,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1451,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1464,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Link) GetHook() string {
@@ -1414,7 +1531,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1543,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1556,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
 }
 
 type ServicesResponse struct {
@@ -1451,7 +1568,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1580,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1593,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -1501,7 +1618,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1630,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1643,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Service) GetScope() string {
@@ -1578,7 +1695,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1707,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1720,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Frontend) GetPrefix() string {
@@ -1646,7 +1763,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1775,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1788,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ServiceCluster) GetName() string {
@@ -1740,7 +1857,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1869,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1882,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1826,7 +1943,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1955,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1968,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Counters) GetOpened() uint64 {
@@ -1913,7 +2030,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2042,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2055,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -1957,7 +2074,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2086,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2099,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FlowsResponse) GetFlows() []*Flow {
@@ -2029,7 +2146,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2158,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2171,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Flow) GetNamespace() string {
@@ -2191,7 +2308,7 @@ type FlowLeg struct {
 
 func (x *FlowLeg) Reset() {
 	*x = FlowLeg{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2320,7 @@ func (x *FlowLeg) String() string {
 func (*FlowLeg) ProtoMessage() {}
 
 func (x *FlowLeg) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2333,7 @@ func (x *FlowLeg) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowLeg.ProtoReflect.Descriptor instead.
 func (*FlowLeg) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FlowLeg) GetEndpoint() string {
@@ -2285,7 +2402,7 @@ type RoutesRequest struct {
 
 func (x *RoutesRequest) Reset() {
 	*x = RoutesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2414,7 @@ func (x *RoutesRequest) String() string {
 func (*RoutesRequest) ProtoMessage() {}
 
 func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2427,7 @@ func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesRequest.ProtoReflect.Descriptor instead.
 func (*RoutesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RoutesRequest) GetService() string {
@@ -2330,7 +2447,7 @@ type RoutesResponse struct {
 
 func (x *RoutesResponse) Reset() {
 	*x = RoutesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2459,7 @@ func (x *RoutesResponse) String() string {
 func (*RoutesResponse) ProtoMessage() {}
 
 func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2472,7 @@ func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesResponse.ProtoReflect.Descriptor instead.
 func (*RoutesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RoutesResponse) GetRoutes() []*Route {
@@ -2386,7 +2503,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2515,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2528,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Route) GetScope() string {
@@ -2486,7 +2603,7 @@ type ClusterShare struct {
 
 func (x *ClusterShare) Reset() {
 	*x = ClusterShare{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2615,7 @@ func (x *ClusterShare) String() string {
 func (*ClusterShare) ProtoMessage() {}
 
 func (x *ClusterShare) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2628,7 @@ func (x *ClusterShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShare.ProtoReflect.Descriptor instead.
 func (*ClusterShare) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClusterShare) GetName() string {
@@ -2572,7 +2689,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2701,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2714,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -2662,7 +2779,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2791,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2804,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExplainResponse) GetRequest() string {
@@ -2791,7 +2908,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2920,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2933,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Outcome) GetShare() float64 {
@@ -2867,7 +2984,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +2996,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3009,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{34}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TraceRequest) GetNamespace() string {
@@ -2950,7 +3067,7 @@ type TraceRecord struct {
 
 func (x *TraceRecord) Reset() {
 	*x = TraceRecord{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3079,7 @@ func (x *TraceRecord) String() string {
 func (*TraceRecord) ProtoMessage() {}
 
 func (x *TraceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3092,7 @@ func (x *TraceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRecord.ProtoReflect.Descriptor instead.
 func (*TraceRecord) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{35}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TraceRecord) GetAtNanoseconds() int64 {
@@ -3131,14 +3248,24 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\x03 \x01(\tR\x06source\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x14\n" +
-	"\x05state\x18\x05 \x01(\tR\x05state\"\xe5\x01\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\"\x9e\x02\n" +
 	"\x03Xds\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tconnected\x18\x03 \x01(\bR\tconnected\x12,\n" +
 	"\x12since_unix_seconds\x18\x04 \x01(\x03R\x10sinceUnixSeconds\x127\n" +
 	"\x18last_update_unix_seconds\x18\x05 \x01(\x03R\x15lastUpdateUnixSeconds\x12+\n" +
-	"\x05types\x18\x06 \x03(\v2\x15.kmesh.api.v1.XdsTypeR\x05types\"\xac\x01\n" +
+	"\x05types\x18\x06 \x03(\v2\x15.kmesh.api.v1.XdsTypeR\x05types\x127\n" +
+	"\tunsettled\x18\a \x03(\v2\x19.kmesh.api.v1.XdsResourceR\tunsettled\"\xdd\x01\n" +
+	"\vXdsResource\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12)\n" +
+	"\x10rejected_version\x18\x05 \x01(\tR\x0frejectedVersion\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\x06 \x01(\tR\tlastError\x12,\n" +
+	"\x12since_unix_seconds\x18\a \x01(\x03R\x10sinceUnixSeconds\"\xa2\x02\n" +
 	"\aXdsType\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
@@ -3146,7 +3273,11 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\baccepted\x18\x04 \x01(\x04R\baccepted\x12\x1a\n" +
 	"\brejected\x18\x05 \x01(\x04R\brejected\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\x06 \x01(\tR\tlastError\"\x97\x01\n" +
+	"last_error\x18\x06 \x01(\tR\tlastError\x129\n" +
+	"\x06states\x18\a \x03(\v2!.kmesh.api.v1.XdsType.StatesEntryR\x06states\x1a9\n" +
+	"\vStatesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x97\x01\n" +
 	"\aVerdict\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1a\n" +
@@ -3367,7 +3498,7 @@ func file_helper_api_v1_kmesh_proto_rawDescGZIP() []byte {
 	return file_helper_api_v1_kmesh_proto_rawDescData
 }
 
-var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_helper_api_v1_kmesh_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: kmesh.api.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: kmesh.api.v1.StatusResponse
@@ -3376,82 +3507,86 @@ var file_helper_api_v1_kmesh_proto_goTypes = []any{
 	(*Config)(nil),           // 4: kmesh.api.v1.Config
 	(*Resource)(nil),         // 5: kmesh.api.v1.Resource
 	(*Xds)(nil),              // 6: kmesh.api.v1.Xds
-	(*XdsType)(nil),          // 7: kmesh.api.v1.XdsType
-	(*Verdict)(nil),          // 8: kmesh.api.v1.Verdict
-	(*Map)(nil),              // 9: kmesh.api.v1.Map
-	(*PodCounts)(nil),        // 10: kmesh.api.v1.PodCounts
-	(*PodsRequest)(nil),      // 11: kmesh.api.v1.PodsRequest
-	(*PodsResponse)(nil),     // 12: kmesh.api.v1.PodsResponse
-	(*NotEnrolled)(nil),      // 13: kmesh.api.v1.NotEnrolled
-	(*Pod)(nil),              // 14: kmesh.api.v1.Pod
-	(*Link)(nil),             // 15: kmesh.api.v1.Link
-	(*ServicesRequest)(nil),  // 16: kmesh.api.v1.ServicesRequest
-	(*ServicesResponse)(nil), // 17: kmesh.api.v1.ServicesResponse
-	(*Service)(nil),          // 18: kmesh.api.v1.Service
-	(*Frontend)(nil),         // 19: kmesh.api.v1.Frontend
-	(*ServiceCluster)(nil),   // 20: kmesh.api.v1.ServiceCluster
-	(*Endpoint)(nil),         // 21: kmesh.api.v1.Endpoint
-	(*Counters)(nil),         // 22: kmesh.api.v1.Counters
-	(*FlowsRequest)(nil),     // 23: kmesh.api.v1.FlowsRequest
-	(*FlowsResponse)(nil),    // 24: kmesh.api.v1.FlowsResponse
-	(*Flow)(nil),             // 25: kmesh.api.v1.Flow
-	(*FlowLeg)(nil),          // 26: kmesh.api.v1.FlowLeg
-	(*RoutesRequest)(nil),    // 27: kmesh.api.v1.RoutesRequest
-	(*RoutesResponse)(nil),   // 28: kmesh.api.v1.RoutesResponse
-	(*Route)(nil),            // 29: kmesh.api.v1.Route
-	(*ClusterShare)(nil),     // 30: kmesh.api.v1.ClusterShare
-	(*ExplainRequest)(nil),   // 31: kmesh.api.v1.ExplainRequest
-	(*ExplainResponse)(nil),  // 32: kmesh.api.v1.ExplainResponse
-	(*Outcome)(nil),          // 33: kmesh.api.v1.Outcome
-	(*TraceRequest)(nil),     // 34: kmesh.api.v1.TraceRequest
-	(*TraceRecord)(nil),      // 35: kmesh.api.v1.TraceRecord
-	nil,                      // 36: kmesh.api.v1.Service.RefusedEntry
+	(*XdsResource)(nil),      // 7: kmesh.api.v1.XdsResource
+	(*XdsType)(nil),          // 8: kmesh.api.v1.XdsType
+	(*Verdict)(nil),          // 9: kmesh.api.v1.Verdict
+	(*Map)(nil),              // 10: kmesh.api.v1.Map
+	(*PodCounts)(nil),        // 11: kmesh.api.v1.PodCounts
+	(*PodsRequest)(nil),      // 12: kmesh.api.v1.PodsRequest
+	(*PodsResponse)(nil),     // 13: kmesh.api.v1.PodsResponse
+	(*NotEnrolled)(nil),      // 14: kmesh.api.v1.NotEnrolled
+	(*Pod)(nil),              // 15: kmesh.api.v1.Pod
+	(*Link)(nil),             // 16: kmesh.api.v1.Link
+	(*ServicesRequest)(nil),  // 17: kmesh.api.v1.ServicesRequest
+	(*ServicesResponse)(nil), // 18: kmesh.api.v1.ServicesResponse
+	(*Service)(nil),          // 19: kmesh.api.v1.Service
+	(*Frontend)(nil),         // 20: kmesh.api.v1.Frontend
+	(*ServiceCluster)(nil),   // 21: kmesh.api.v1.ServiceCluster
+	(*Endpoint)(nil),         // 22: kmesh.api.v1.Endpoint
+	(*Counters)(nil),         // 23: kmesh.api.v1.Counters
+	(*FlowsRequest)(nil),     // 24: kmesh.api.v1.FlowsRequest
+	(*FlowsResponse)(nil),    // 25: kmesh.api.v1.FlowsResponse
+	(*Flow)(nil),             // 26: kmesh.api.v1.Flow
+	(*FlowLeg)(nil),          // 27: kmesh.api.v1.FlowLeg
+	(*RoutesRequest)(nil),    // 28: kmesh.api.v1.RoutesRequest
+	(*RoutesResponse)(nil),   // 29: kmesh.api.v1.RoutesResponse
+	(*Route)(nil),            // 30: kmesh.api.v1.Route
+	(*ClusterShare)(nil),     // 31: kmesh.api.v1.ClusterShare
+	(*ExplainRequest)(nil),   // 32: kmesh.api.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 33: kmesh.api.v1.ExplainResponse
+	(*Outcome)(nil),          // 34: kmesh.api.v1.Outcome
+	(*TraceRequest)(nil),     // 35: kmesh.api.v1.TraceRequest
+	(*TraceRecord)(nil),      // 36: kmesh.api.v1.TraceRecord
+	nil,                      // 37: kmesh.api.v1.XdsType.StatesEntry
+	nil,                      // 38: kmesh.api.v1.Service.RefusedEntry
 }
 var file_helper_api_v1_kmesh_proto_depIdxs = []int32{
 	6,  // 0: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
 	4,  // 1: kmesh.api.v1.StatusResponse.config:type_name -> kmesh.api.v1.Config
-	8,  // 2: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
-	8,  // 3: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
-	9,  // 4: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
-	10, // 5: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
+	9,  // 2: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
+	9,  // 3: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
+	10, // 4: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
+	11, // 5: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
 	2,  // 6: kmesh.api.v1.StatusResponse.kubernetes:type_name -> kmesh.api.v1.Kubernetes
 	3,  // 7: kmesh.api.v1.Kubernetes.plans:type_name -> kmesh.api.v1.PodPlan
 	5,  // 8: kmesh.api.v1.Config.resources:type_name -> kmesh.api.v1.Resource
-	7,  // 9: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
-	14, // 10: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
-	13, // 11: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
-	15, // 12: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
-	18, // 13: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
-	19, // 14: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
-	20, // 15: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
-	36, // 16: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
-	21, // 17: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
-	22, // 18: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
-	25, // 19: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
-	26, // 20: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
-	29, // 21: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
-	30, // 22: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
-	33, // 23: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
-	30, // 24: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
-	0,  // 25: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
-	11, // 26: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
-	16, // 27: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
-	23, // 28: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
-	27, // 29: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
-	31, // 30: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
-	34, // 31: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
-	1,  // 32: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
-	12, // 33: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
-	17, // 34: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
-	24, // 35: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
-	28, // 36: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
-	32, // 37: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
-	35, // 38: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
-	32, // [32:39] is the sub-list for method output_type
-	25, // [25:32] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	8,  // 9: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
+	7,  // 10: kmesh.api.v1.Xds.unsettled:type_name -> kmesh.api.v1.XdsResource
+	37, // 11: kmesh.api.v1.XdsType.states:type_name -> kmesh.api.v1.XdsType.StatesEntry
+	15, // 12: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
+	14, // 13: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
+	16, // 14: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
+	19, // 15: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
+	20, // 16: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
+	21, // 17: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
+	38, // 18: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
+	22, // 19: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
+	23, // 20: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
+	26, // 21: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
+	27, // 22: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
+	30, // 23: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
+	31, // 24: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
+	34, // 25: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
+	31, // 26: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
+	0,  // 27: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
+	12, // 28: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
+	17, // 29: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
+	24, // 30: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
+	28, // 31: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
+	32, // 32: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
+	35, // 33: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
+	1,  // 34: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
+	13, // 35: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
+	18, // 36: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
+	25, // 37: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
+	29, // 38: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
+	33, // 39: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
+	36, // 40: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_helper_api_v1_kmesh_proto_init() }
@@ -3465,7 +3600,7 @@ func file_helper_api_v1_kmesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_helper_api_v1_kmesh_proto_rawDesc), len(file_helper_api_v1_kmesh_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
