@@ -31,6 +31,7 @@ import (
 	"kmesh/helper/pods/kube"
 	"kmesh/helper/probe"
 	"kmesh/helper/publish"
+	"kmesh/helper/resolve"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
 	"kmesh/netns"
@@ -89,6 +90,7 @@ type Controller struct {
 	keeper  *pods.Keeper
 	source  xds.Source
 	store   *snapshot.Store
+	names   *resolve.Resolver
 	probe   *probe.Probe
 	tables  *installed.Tables
 	cluster *kube.Client // nil: there is no API server
@@ -252,7 +254,10 @@ func (c *Controller) makeSource() (err error) {
 	default:
 		return errors.New("no source of configuration: give --xds-dir DIR or --xds-server HOST:PORT")
 	}
-	c.store = snapshot.New(snapshot.Options{HoldFirst: hold, RefuseActions: c.opts.Unenforceable == RefuseUnenforceable, Logger: c.opts.Log})
+	c.names = resolve.New(resolve.Options{Log: c.opts.Log})
+	c.store = snapshot.New(snapshot.Options{
+		HoldFirst: hold, RefuseActions: c.opts.Unenforceable == RefuseUnenforceable, Resolve: c.names.Watch, Logger: c.opts.Log,
+	})
 	return nil
 }
 
@@ -275,6 +280,7 @@ func (c *Controller) run(ctx context.Context) error {
 		g.Go(func() error { return c.cluster.Run(ctx) })
 	}
 	g.Go(func() error { return c.source.Run(ctx, c.store) })
+	g.Go(func() error { return c.names.Run(ctx, c.store.Resolved) })
 	g.Go(func() error { return c.store.Run(ctx, c.publish) })
 	g.Go(func() error { return c.recount(ctx) })
 	g.Go(func() error { return c.forget(ctx) })

@@ -128,7 +128,6 @@ const (
 	msgSubset   = "subsets of a cluster cannot be selected here: use one cluster per subset"
 	msgHTTP     = "requests reach the endpoint as the client sent them"
 	msgHTTP2    = "requests are not translated: a client that speaks HTTP/1 reaches the endpoint by HTTP/1"
-	msgDNS      = "options of name resolution"
 	msgHash     = "only source_ip is supported"
 	msgBuffer   = "there is no proxy that buffers"
 	msgBind     = "there is no socket to bind: connections are governed where the client makes them"

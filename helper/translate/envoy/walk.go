@@ -32,6 +32,8 @@ type report struct {
 	tlsInspector bool
 	// httpInspector: the listener looks for HTTP in the first bytes.
 	httpInspector bool
+	// resolves: the cluster's endpoints are names.
+	resolves bool
 	// httpChain: the chain that is looked at ends in an HTTP connection manager.
 	httpChain bool
 }
