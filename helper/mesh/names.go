@@ -42,9 +42,10 @@ type Lookup struct {
 	Name   string // lower-case; a final dot makes it absolute
 	Family Family
 	// Refresh is the time between two answers; the records' own time to live takes its
-	// place with RespectTTL, unless it is zero.
+	// place with RespectTTL, unless it is zero; MinTTL if that is longer.
 	Refresh    time.Duration
 	RespectTTL bool
+	MinTTL     time.Duration
 	// FailureBase is the wait after a first failure; it doubles up to FailureMax.
 	FailureBase, FailureMax time.Duration
 	// Jitter is the most that is added to the time between two answers, at random.

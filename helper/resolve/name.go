@@ -135,7 +135,7 @@ func (n *name) refresh(f found, o *Options) time.Duration {
 			}
 		}
 		if ttl > 0 {
-			wait = ttl
+			wait = max(ttl, n.lookup.MinTTL)
 		}
 	}
 	wait = min(max(wait, o.MinTTL), o.MaxTTL)

@@ -302,14 +302,15 @@ func TestTTL(t *testing.T) {
 		opts    func(*Options)
 		want    time.Duration
 	}{
-		"of the record":        {records: []string{"a. 30 IN A 10.0.0.1"}, want: 30 * time.Second},
-		"the shortest":         {records: []string{"a. 30 IN A 10.0.0.1", "a. 20 IN A 10.0.0.2"}, want: 20 * time.Second},
-		"of an alias":          {records: []string{"a. 7 IN CNAME b.", "b. 30 IN A 10.0.0.1"}, want: 7 * time.Second},
-		"zero is the refresh":  {records: []string{"a. 0 IN A 10.0.0.1"}, want: 5 * time.Second},
-		"too long":             {records: []string{"a. 864000 IN A 10.0.0.1"}, want: time.Hour},
-		"too short":            {records: []string{"a. 2 IN A 10.0.0.1"}, opts: func(o *Options) { o.MinTTL = 3 * time.Second }, want: 3 * time.Second},
-		"not asked for":        {records: []string{"a. 30 IN A 10.0.0.1"}, lookup: func(l *mesh.Lookup) { l.RespectTTL = false }, want: 5 * time.Second},
-		"a refresh of nothing": {records: []string{"a. 30 IN A 10.0.0.1"}, lookup: func(l *mesh.Lookup) { l.RespectTTL, l.Refresh = false, time.Millisecond }, want: time.Second},
+		"of the record":              {records: []string{"a. 30 IN A 10.0.0.1"}, want: 30 * time.Second},
+		"the shortest":               {records: []string{"a. 30 IN A 10.0.0.1", "a. 20 IN A 10.0.0.2"}, want: 20 * time.Second},
+		"of an alias":                {records: []string{"a. 7 IN CNAME b.", "b. 30 IN A 10.0.0.1"}, want: 7 * time.Second},
+		"zero is the refresh":        {records: []string{"a. 0 IN A 10.0.0.1"}, want: 5 * time.Second},
+		"too long":                   {records: []string{"a. 864000 IN A 10.0.0.1"}, want: time.Hour},
+		"too short":                  {records: []string{"a. 2 IN A 10.0.0.1"}, opts: func(o *Options) { o.MinTTL = 3 * time.Second }, want: 3 * time.Second},
+		"shorter than the cluster's": {records: []string{"a. 2 IN A 10.0.0.1"}, lookup: func(l *mesh.Lookup) { l.MinTTL = 4 * time.Second }, want: 4 * time.Second},
+		"not asked for":              {records: []string{"a. 30 IN A 10.0.0.1"}, lookup: func(l *mesh.Lookup) { l.RespectTTL = false }, want: 5 * time.Second},
+		"a refresh of nothing":       {records: []string{"a. 30 IN A 10.0.0.1"}, lookup: func(l *mesh.Lookup) { l.RespectTTL, l.Refresh = false, time.Millisecond }, want: time.Second},
 		"with jitter": {records: []string{"a. 30 IN A 10.0.0.1"}, lookup: func(l *mesh.Lookup) { l.Jitter = 4 * time.Second },
 			opts: func(o *Options) { o.Random = func(n time.Duration) time.Duration { return n } }, want: 37 * time.Second},
 	} {

@@ -28,8 +28,7 @@ func TranslateCluster(c *clusterv3.Cluster, source string) *Cluster {
 }
 
 func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string, *Names) {
-	r.resolves = c.GetClusterType() == nil &&
-		(c.GetType() == clusterv3.Cluster_STRICT_DNS || c.GetType() == clusterv3.Cluster_LOGICAL_DNS)
+	r.resolves = isDNS(c) && c.GetClusterType() == nil // else its type says how
 	if c.GetName() == "" {
 		r.invalid("name", "is empty: a cluster is known by its name")
 	}
@@ -85,7 +84,11 @@ func AssignmentName(c *clusterv3.Cluster) string {
 // discovery reads where the endpoints come from.
 func (r *report) discovery(c *clusterv3.Cluster, out *mesh.Cluster) (assignment string, names *Names) {
 	inline := c.GetLoadAssignment()
+	if c.GetClusterType() != nil && isDNS(c) {
+		return "", r.names(c)
+	}
 	if c.GetClusterType() != nil {
+		r.add("cluster_type", mesh.UnsupportedAction, "of the custom cluster types only "+typeDNS+" is supported: connections are refused")
 		if inline != nil {
 			r.add("load_assignment", mesh.UnsupportedAction, "is not used: custom cluster types are not supported")
 		}

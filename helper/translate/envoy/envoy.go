@@ -73,8 +73,8 @@ type Cluster struct {
 	// takes its endpoints from; empty for the other types. A cluster that is
 	// refused has one too: servers answer a subscription only as a whole.
 	Assignment string
-	// Names are where a cluster of type STRICT_DNS or LOGICAL_DNS takes its endpoints
-	// from; nil for the other types, and where they are not needed.
+	// Names are where a cluster whose endpoints are names takes them from; nil for the
+	// other types, and where they are not needed.
 	Names *Names
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	commondnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -26,7 +28,7 @@ const defaultRefresh = 5 * time.Second
 // where the longest is not given.
 const backoffFactor = 10
 
-// Names is how a cluster of type STRICT_DNS or LOGICAL_DNS gets its endpoints: what
+// Names is how a cluster whose endpoints are names (STRICT_DNS, LOGICAL_DNS, DnsCluster) gets its endpoints: what
 // translation knows, waiting for what a resolver says.
 type Names struct {
 	// Logical: of each name only the first address is used.
@@ -107,34 +109,101 @@ func fit(list []mesh.Endpoint) []mesh.Endpoint {
 	return list
 }
 
-// lookup reads how a cluster's names are to be resolved. What is given and is not
-// valid is Envoy's to reject.
-func (r *report) lookup(c *clusterv3.Cluster) mesh.Lookup {
-	out := mesh.Lookup{
-		Refresh:    r.span(c.GetDnsRefreshRate(), "dns_refresh_rate", defaultRefresh),
-		RespectTTL: c.GetRespectDnsTtl(),
-		Jitter:     r.span(c.GetDnsJitter(), "dns_jitter", 0),
-		TCP:        c.GetUseTcpForDnsLookups(),
+// lookup is how a cluster's names are to be resolved, by its own fields or by those of
+// its type.
+type lookup struct {
+	at                        string // the path of the fields
+	refresh, jitter, shortest *durationpb.Duration
+	failure                   interface {
+		GetBaseInterval() *durationpb.Duration
+		GetMaxInterval() *durationpb.Duration
 	}
-	out.FailureBase, out.FailureMax = out.Refresh, backoffFactor*out.Refresh
-	if f := c.GetDnsFailureRefreshRate(); f != nil {
-		out.FailureBase = r.span(f.GetBaseInterval(), "dns_failure_refresh_rate.base_interval", out.Refresh)
-		out.FailureMax = r.span(f.GetMaxInterval(), "dns_failure_refresh_rate.max_interval", backoffFactor*out.FailureBase)
-		if out.FailureMax < out.FailureBase {
-			r.invalid("dns_failure_refresh_rate.max_interval", "%v is less than the base_interval %v", out.FailureMax, out.FailureBase)
-		}
+	ttl, tcp, logical bool
+	family            mesh.Family
+}
+
+// typeDNS is the type of cluster that replaces STRICT_DNS and LOGICAL_DNS.
+const typeDNS = "envoy.extensions.clusters.dns.v3.DnsCluster"
+
+// isDNS tells whether a cluster's endpoints are names.
+func isDNS(c *clusterv3.Cluster) bool {
+	if c.GetClusterType() != nil {
+		return c.GetClusterType().GetTypedConfig().MessageName() == typeDNS
 	}
-	family, ok := map[clusterv3.Cluster_DnsLookupFamily]mesh.Family{
+	return c.GetType() == clusterv3.Cluster_STRICT_DNS || c.GetType() == clusterv3.Cluster_LOGICAL_DNS
+}
+
+// families of both enums.
+var (
+	families = map[clusterv3.Cluster_DnsLookupFamily]mesh.Family{
 		clusterv3.Cluster_AUTO:         mesh.FamilyAuto,
 		clusterv3.Cluster_V4_ONLY:      mesh.FamilyV4,
 		clusterv3.Cluster_V6_ONLY:      mesh.FamilyV6,
 		clusterv3.Cluster_V4_PREFERRED: mesh.FamilyV4Preferred,
 		clusterv3.Cluster_ALL:          mesh.FamilyAll,
-	}[c.GetDnsLookupFamily()]
-	if !ok {
-		r.invalid("dns_lookup_family", "%d is not a lookup family", c.GetDnsLookupFamily())
 	}
-	out.Family = family
+	typedFamilies = map[commondnsv3.DnsLookupFamily]mesh.Family{
+		commondnsv3.DnsLookupFamily_UNSPECIFIED:  mesh.FamilyAuto,
+		commondnsv3.DnsLookupFamily_AUTO:         mesh.FamilyAuto,
+		commondnsv3.DnsLookupFamily_V4_ONLY:      mesh.FamilyV4,
+		commondnsv3.DnsLookupFamily_V6_ONLY:      mesh.FamilyV6,
+		commondnsv3.DnsLookupFamily_V4_PREFERRED: mesh.FamilyV4Preferred,
+		commondnsv3.DnsLookupFamily_ALL:          mesh.FamilyAll,
+	}
+)
+
+// lookupOf reads how names are to be resolved.
+func (r *report) lookupOf(c *clusterv3.Cluster) lookup {
+	var out lookup
+	known, given := false, int32(0)
+	if packed := c.GetClusterType().GetTypedConfig(); packed != nil {
+		out.at = "cluster_type.typed_config"
+		d := &dnsv3.DnsCluster{}
+		if packed.UnmarshalTo(d) != nil {
+			return out // walk said so
+		}
+		out.refresh, out.jitter, out.shortest = d.GetDnsRefreshRate(), d.GetDnsJitter(), d.GetDnsMinRefreshRate()
+		if f := d.GetDnsFailureRefreshRate(); f != nil {
+			out.failure = f
+		}
+		out.ttl, out.logical = d.GetRespectDnsTtl(), d.GetAllAddressesInSingleEndpoint()
+		given = int32(d.GetDnsLookupFamily())
+		out.family, known = typedFamilies[d.GetDnsLookupFamily()]
+	} else {
+		out.refresh, out.jitter = c.GetDnsRefreshRate(), c.GetDnsJitter()
+		if f := c.GetDnsFailureRefreshRate(); f != nil {
+			out.failure = f
+		}
+		out.ttl, out.tcp, out.logical = c.GetRespectDnsTtl(), c.GetUseTcpForDnsLookups(), c.GetType() == clusterv3.Cluster_LOGICAL_DNS
+		given = int32(c.GetDnsLookupFamily())
+		out.family, known = families[c.GetDnsLookupFamily()]
+	}
+	if !known {
+		r.invalid(join(out.at, "dns_lookup_family"), "%d is not a lookup family", given)
+	}
+	return out
+}
+
+// model checks the times. What is given and is not valid is Envoy's to reject.
+func (l lookup) model(r *report) mesh.Lookup {
+	field := func(name string) string { return join(l.at, name) }
+	out := mesh.Lookup{
+		Family: l.family, RespectTTL: l.ttl, TCP: l.tcp,
+		Refresh: r.span(l.refresh, field("dns_refresh_rate"), defaultRefresh),
+		Jitter:  r.span(l.jitter, field("dns_jitter"), 0),
+		MinTTL:  r.span(l.shortest, field("dns_min_refresh_rate"), 0),
+	}
+	if l.shortest != nil && out.MinTTL < time.Second {
+		r.invalid(field("dns_min_refresh_rate"), "%v is less than a second", out.MinTTL)
+	}
+	out.FailureBase, out.FailureMax = out.Refresh, backoffFactor*out.Refresh
+	if l.failure != nil {
+		out.FailureBase = r.span(l.failure.GetBaseInterval(), field("dns_failure_refresh_rate.base_interval"), out.Refresh)
+		out.FailureMax = r.span(l.failure.GetMaxInterval(), field("dns_failure_refresh_rate.max_interval"), backoffFactor*out.FailureBase)
+		if out.FailureMax < out.FailureBase {
+			r.invalid(field("dns_failure_refresh_rate.max_interval"), "%v is less than the base_interval %v", out.FailureMax, out.FailureBase)
+		}
+	}
 	return out
 }
 
@@ -156,12 +225,13 @@ func (r *report) span(d *durationpb.Duration, field string, otherwise time.Durat
 // names reads a cluster whose endpoints are names.
 func (r *report) names(c *clusterv3.Cluster) *Names {
 	inline := c.GetLoadAssignment()
-	out := &Names{Logical: c.GetType() == clusterv3.Cluster_LOGICAL_DNS}
+	options := r.lookupOf(c)
+	out := &Names{Logical: options.logical}
 	if n := endpoints(inline); out.Logical && (n != 1 || len(inline.GetEndpoints()) != 1) {
-		r.invalid("load_assignment", "a LOGICAL_DNS cluster has one locality with one endpoint, not %d endpoints", n)
+		r.invalid("load_assignment", "a LOGICAL_DNS cluster (all_addresses_in_single_endpoint) has one locality with one endpoint, not %d endpoints", n)
 		return nil
 	}
-	lookup := r.lookup(c)
+	lookup := options.model(r)
 	out.literal, out.targets = r.places(inline, "load_assignment", hostname)
 	for i := range out.targets {
 		name := out.targets[i].lookup.Name
@@ -224,7 +294,7 @@ var refreshRate = byCase(func(_ *report, v protoreflect.Value) rule {
 }, "1s or more", enforced, "less", benign(msgOften))
 
 const (
-	msgNoNames  = "the cluster's endpoints are no names"
+	msgNoNames  = "of no use to this type of cluster"
 	msgOften    = "a name is asked for once a second at most"
 	msgResolver = "names are resolved by the servers of /etc/resolv.conf, on every node"
 )

@@ -23,6 +23,13 @@ func manyAddresses(mesh.Lookup) []netip.Addr {
 	return append(out, netip.MustParseAddr("2001:db8::8"))
 }
 
+const typedDNS = "cluster_type.typed_config."
+
+// typed is the type of cluster that replaces STRICT_DNS and LOGICAL_DNS.
+func typed(options string) string {
+	return "cluster_type: {name: envoy.clusters.dns, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster, " + options + "}}\n"
+}
+
 // TestNames: the endpoints of a cluster whose addresses are names, given what a resolver
 // says about them.
 func TestNames(t *testing.T) {
@@ -109,8 +116,26 @@ func TestNames(t *testing.T) {
 			verdicts: []want{{"dns_lookup_family", mesh.Invalid, "77"}}},
 		"resolvers": {yaml: "type: STRICT_DNS\ndns_resolvers: [{socket_address: {address: 10.0.0.10, port_value: 53}}]\n" + load(at("one.test")), endpoints: "10.0.0.1:80*1", names: "one.test",
 			verdicts: []want{{"dns_resolvers", mesh.UnsupportedAction, "resolv.conf"}}},
+		"typed": {yaml: typed("dns_refresh_rate: 7s, respect_dns_ttl: true, dns_jitter: 2s, dns_lookup_family: V4_PREFERRED, dns_failure_refresh_rate: {base_interval: 3s, max_interval: 9s}, dns_min_refresh_rate: 4s") + load(at("two.test")),
+			endpoints: "10.0.0.2:80*1 10.0.0.3:80*1", names: "two.test",
+			lookup: func(l *mesh.Lookup) {
+				*l = mesh.Lookup{Family: mesh.FamilyV4Preferred, Refresh: 7 * time.Second, RespectTTL: true, MinTTL: 4 * time.Second, Jitter: 2 * time.Second, FailureBase: 3 * time.Second, FailureMax: 9 * time.Second}
+			},
+			verdicts: []want{{typedDNS + "dns_refresh_rate", mesh.Enforced, ""}, {typedDNS + "dns_min_refresh_rate", mesh.Enforced, ""}, {typedDNS + "dns_lookup_family", mesh.Enforced, ""}}},
+		"typed, nothing said": {yaml: typed("") + load(at("two.test")), endpoints: "10.0.0.2:80*1 10.0.0.3:80*1", names: "two.test"},
+		"typed, logical": {yaml: typed("all_addresses_in_single_endpoint: true") + load(at("two.test")), endpoints: "10.0.0.2:80*1", names: "two.test",
+			verdicts: []want{{typedDNS + "all_addresses_in_single_endpoint", mesh.Enforced, ""}}},
+		"typed, logical, two endpoints": {yaml: typed("all_addresses_in_single_endpoint: true") + load(at("two.test", "one.test")),
+			verdicts: []want{{"load_assignment", mesh.Invalid, "one endpoint"}}},
+		"typed, beside the old fields": {yaml: "dns_refresh_rate: 9s\n" + typed("dns_refresh_rate: 0.5s") + load(at("one.test")), endpoints: "10.0.0.1:80*1", names: "one.test",
+			lookup: func(l *mesh.Lookup) {
+				l.Refresh, l.FailureBase, l.FailureMax = time.Second/2, time.Second/2, 5*time.Second
+			},
+			verdicts: []want{{typedDNS + "dns_refresh_rate", mesh.Default, "once a second"}, {"dns_refresh_rate", mesh.Default, "no use"}}},
+		"typed, too short": {yaml: typed("dns_min_refresh_rate: 0.5s") + load(at("one.test")), verdicts: []want{{typedDNS + "dns_min_refresh_rate", mesh.Invalid, "less"}}},
+		"typed, family":    {yaml: typed("dns_lookup_family: 77") + load(at("one.test")), verdicts: []want{{typedDNS + "dns_lookup_family", mesh.Invalid, "77"}}},
 		"another type": {yaml: "type: STATIC\ndns_refresh_rate: 7s\ndns_lookup_family: V4_ONLY\n" + load(at("10.1.0.1")),
-			verdicts: []want{{"dns_refresh_rate", mesh.Default, "no names"}, {"dns_lookup_family", mesh.Default, "no names"}}},
+			verdicts: []want{{"dns_refresh_rate", mesh.Default, "no use"}, {"dns_lookup_family", mesh.Default, "no use"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := TranslateCluster(message(t, &clusterv3.Cluster{}, "name: c\n"+tc.yaml), "server")

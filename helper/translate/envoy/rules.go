@@ -303,6 +303,7 @@ var walked = map[protoreflect.FullName][]protoreflect.FullName{
 	"envoy.config.listener.v3.Filter":                                        {"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", typeHCM},
 	"envoy.config.listener.v3.ListenerFilter":                                {"envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig"},
 	"envoy.config.cluster.v3.Cluster":                                        {typeHTTPOptions},
+	"envoy.config.cluster.v3.Cluster.CustomClusterType":                      {typeDNS},
 	"xds.core.v3.TypedExtensionConfig":                                       {"envoy.extensions.filters.udp.udp_proxy.v3.Route"},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter": {"envoy.extensions.filters.http.fault.v3.HTTPFault"},
 }

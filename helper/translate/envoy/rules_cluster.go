@@ -34,7 +34,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 	"envoy.config.cluster.v3.Cluster": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"name":                                         enforced,
 		"type":                                         enforced,
-		"cluster_type":                                 ignored("custom cluster types are not supported: connections are refused"),
+		"cluster_type":                                 inside,
 		"eds_cluster_config":                           inside,
 		"load_assignment":                              code,
 		"lb_policy":                                    byCase(lbPolicy, "ROUND_ROBIN, LEAST_REQUEST, RANDOM, MAGLEV, CLUSTER_PROVIDED", enforced, "RING_HASH", lbPolicyRules[2], "LOAD_BALANCING_POLICY_CONFIG", lbPolicyRules[7]),
@@ -89,6 +89,20 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"use_tcp_for_dns_lookups":                      forNames(boolIs(true, enforced, harmless)),
 		"dns_resolution_config":                        forNames(ignored(msgResolver)),
 		"typed_dns_resolver_config":                    forNames(ignored(msgResolver)),
+	}},
+	"envoy.config.cluster.v3.Cluster.CustomClusterType": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"name":         harmless,
+		"typed_config": inside,
+	}},
+	typeDNS: {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"dns_refresh_rate":                 refreshRate,
+		"dns_failure_refresh_rate":         enforced,
+		"respect_dns_ttl":                  boolIs(true, enforced, harmless),
+		"dns_jitter":                       enforced,
+		"typed_dns_resolver_config":        ignored(msgResolver),
+		"dns_lookup_family":                enforced,
+		"all_addresses_in_single_endpoint": boolIs(true, enforced, harmless),
+		"dns_min_refresh_rate":             enforced,
 	}},
 	typeHTTPOptions: {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"common_http_protocol_options":   inside,
