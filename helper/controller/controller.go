@@ -30,6 +30,7 @@ import (
 	"kmesh/helper/pods/kube"
 	"kmesh/helper/probe"
 	"kmesh/helper/publish"
+	"kmesh/helper/resolve"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
 	"kmesh/netns"
@@ -92,6 +93,7 @@ type Controller struct {
 	keeper  *pods.Keeper
 	source  xds.Source
 	store   *snapshot.Store
+	names   *resolve.Resolver
 	probe   *probe.Probe
 	tables  *installed.Tables
 	cluster *kube.Client // nil: there is no API server
@@ -238,6 +240,7 @@ func (c *Controller) run(ctx context.Context) error {
 		g.Go(func() error { return c.cluster.Run(ctx) })
 	}
 	g.Go(func() error { return c.follow(ctx) })
+	g.Go(func() error { return c.names.Run(ctx, c.store.Resolved) })
 	g.Go(func() error { return c.store.Run(ctx, c.publish) })
 	g.Go(func() error { return c.recount(ctx) })
 	g.Go(func() error { return c.forget(ctx) })

@@ -10,6 +10,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"kmesh/helper/resolve"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
 )
@@ -122,7 +123,10 @@ func (c *Controller) makeSource() (err error) {
 			hold = -1
 		}
 	}
-	c.store = snapshot.New(snapshot.Options{HoldFirst: hold, RefuseActions: c.opts.Unenforceable == RefuseUnenforceable, Logger: c.opts.Log})
+	c.names = resolve.New(resolve.Options{Log: c.opts.Log})
+	c.store = snapshot.New(snapshot.Options{
+		HoldFirst: hold, RefuseActions: c.opts.Unenforceable == RefuseUnenforceable, Resolve: c.names.Watch, Logger: c.opts.Log,
+	})
 	return nil
 }
 

@@ -42,6 +42,8 @@ type builder struct {
 	merged   map[string]merged
 	// users are the clusters of each assignment, as of the last whole build.
 	users map[string][]string
+	// resolving are the clusters of each name, likewise.
+	resolving map[mesh.Lookup][]string
 	// liveRoutes are the RouteConfigurations of each listener that is in last, by
 	// name. routings are those of the build that is being made, joined the services
 	// that were made of them.
@@ -58,6 +60,7 @@ type builder struct {
 type merged struct {
 	from       *mesh.Cluster
 	assignment *envoy.Assignment
+	answers    []*mesh.Answer // of a DNS cluster
 	cluster    *mesh.Cluster
 }
 
@@ -88,7 +91,7 @@ func (s *Store) next() *mesh.Snapshot {
 	d := s.dirty
 	s.dirty = dirty{}
 	if s.build.last != nil && !d.all {
-		if snap, ok := s.endpoints(d.assignments); ok {
+		if snap, ok := s.endpoints(d); ok {
 			return snap
 		}
 	}
@@ -97,11 +100,17 @@ func (s *Store) next() *mesh.Snapshot {
 
 // endpoints builds the next snapshot when nothing but endpoints of clusters that
 // were ready before has changed; false when that is not so.
-func (s *Store) endpoints(names []string) (*mesh.Snapshot, bool) {
+func (s *Store) endpoints(d dirty) (*mesh.Snapshot, bool) {
 	b := &s.build
 	old := b.last.Scopes[0]
 	changed := map[string]*mesh.Cluster{}
-	for _, name := range names {
+	change := func(user string, m merged) {
+		b.merged[user] = m
+		if was := old.Clusters[user]; was != nil && !sameCluster(was, m.cluster) {
+			changed[user] = m.cluster
+		}
+	}
+	for _, name := range d.assignments {
 		a := s.assignments[name]
 		if a == nil || !a.hasGood {
 			return nil, false
@@ -119,10 +128,20 @@ func (s *Store) endpoints(names []string) (*mesh.Snapshot, bool) {
 			}
 			c := *m.from
 			c.Localities = a.good.Localities
-			b.merged[user] = merged{from: m.from, assignment: a.good, cluster: &c}
-			if was := old.Clusters[user]; was != nil && !sameCluster(was, &c) {
-				changed[user] = &c
+			change(user, merged{from: m.from, assignment: a.good, cluster: &c})
+		}
+	}
+	for _, lookup := range d.lookups {
+		for _, user := range b.resolving[lookup] {
+			last, ok := b.merged[user]
+			if !ok {
+				return nil, false
 			}
+			m, ok := s.resolved(s.clusters[user].good, last)
+			if !ok {
+				return nil, false
+			}
+			change(user, m)
 		}
 	}
 	if len(changed) == 0 {
@@ -223,6 +242,7 @@ func (s *Store) mergeAll() {
 	b := &s.build
 	next := make(map[string]merged, len(s.clusters))
 	b.users = make(map[string][]string, len(s.assignments))
+	b.resolving = map[mesh.Lookup][]string{}
 	for name, e := range s.clusters {
 		if !e.hasGood {
 			continue
@@ -231,6 +251,13 @@ func (s *Store) mergeAll() {
 			b.users[e.good.Assignment] = append(b.users[e.good.Assignment], name)
 		}
 		from := e.good.Cluster
+		if e.good.Names != nil {
+			e.good.Names.Lookups(func(l mesh.Lookup, _ string) { b.resolving[l] = append(b.resolving[l], name) })
+			if m, ok := s.resolved(e.good, b.merged[name]); ok {
+				next[name] = m
+			}
+			continue
+		}
 		if from.Kind != mesh.Endpoints || e.good.Assignment == "" {
 			next[name] = merged{from: from, cluster: from}
 			continue

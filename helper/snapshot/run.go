@@ -18,9 +18,14 @@ const (
 	retryMax  = 5 * time.Second
 )
 
+// holdNames is the longest wait for names to be resolved where a problem of the
+// resources would be waited for without end: a name may be nobody's to repair.
+const holdNames = 30 * time.Second
+
 // hold is the wait for the first snapshot.
 type hold struct {
-	since  time.Time // when it could have been made, but for its problems
+	since  time.Time     // when it could have been made, but for its problems
+	limit  time.Duration // the longest that it takes, from then; 0: no limit
 	reason string
 }
 
@@ -85,8 +90,8 @@ func (s *Store) step() (*mesh.Snapshot, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	snap := s.next()
-	if s.build.last == nil && !s.hold.since.IsZero() && s.opts.HoldFirst > 0 {
-		return snap, max(time.Until(s.hold.since.Add(s.opts.HoldFirst)), 0) + time.Millisecond
+	if s.build.last == nil && !s.hold.since.IsZero() && s.hold.limit > 0 {
+		return snap, max(time.Until(s.hold.since.Add(s.hold.limit)), 0) + time.Millisecond
 	}
 	return snap, time.Hour
 }
@@ -115,18 +120,26 @@ func (s *Store) holdReason() string {
 		return "no word yet about resources of type " + strings.Join(names, " and ")
 	}
 	if n := len(s.build.warming); n > 0 {
-		return fmt.Sprintf("%d listeners wait for endpoints or routes, %q among them", n, s.build.warming[0])
+		return fmt.Sprintf("%d listeners wait for endpoints, routes or names, %q among them", n, s.build.warming[0])
 	}
-	problems := s.problems()
+	problems := s.resourceProblems()
+	limit := max(s.opts.HoldFirst, 0)
 	// A directory that is not mounted yet looks like a mesh of nothing.
 	empty := len(s.listeners)+len(s.clusters) == 0
+	if len(problems) == 0 && !empty {
+		problems = s.nameProblems()
+		if s.opts.HoldFirst < 0 {
+			limit = holdNames
+		}
+	}
 	if s.opts.HoldFirst == 0 || len(problems) == 0 && !empty {
 		return ""
 	}
 	if s.hold.since.IsZero() {
 		s.hold.since = time.Now()
 	}
-	if s.opts.HoldFirst > 0 && time.Since(s.hold.since) >= s.opts.HoldFirst {
+	s.hold.limit = limit
+	if limit > 0 && time.Since(s.hold.since) >= limit {
 		return ""
 	}
 	if empty {

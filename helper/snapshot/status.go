@@ -111,6 +111,11 @@ func usage[T any](e *entry[T], used bool) State {
 
 // problems collects everything that is wrong, sorted.
 func (s *Store) problems() []mesh.Verdict {
+	return sortVerdicts(append(s.resourceProblems(), s.nameProblems()...))
+}
+
+// resourceProblems collects what is wrong with the resources themselves.
+func (s *Store) resourceProblems() []mesh.Verdict {
 	out := slices.Clone(s.build.problems)
 	out = append(out, invalids(s.listeners)...)
 	out = append(out, invalids(s.clusters)...)
@@ -133,6 +138,10 @@ func (s *Store) problems() []mesh.Verdict {
 				Field: "eds_cluster_config", Class: mesh.Invalid, Message: problem})
 		}
 	}
+	return sortVerdicts(out)
+}
+
+func sortVerdicts(out []mesh.Verdict) []mesh.Verdict {
 	slices.SortStableFunc(out, func(a, b mesh.Verdict) int {
 		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Type, b.Type),
 			cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Field, b.Field), cmp.Compare(a.Message, b.Message))

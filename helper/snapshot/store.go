@@ -40,7 +40,11 @@ type Options struct {
 	// RefuseActions refuses what would be served without an action that cannot be
 	// enforced.
 	RefuseActions bool
-	Logger        *slog.Logger
+	// Resolve takes the names of all DNS clusters whenever they are others than before;
+	// what is found about them comes back by Resolved. It must not wait. Nil: names are
+	// not resolved, and endpoints that are names are left out.
+	Resolve func([]mesh.Lookup)
+	Logger  *slog.Logger
 }
 
 // Store keeps resources and builds snapshots. It is an xds.Consumer.
@@ -55,6 +59,7 @@ type Store struct {
 	clusters    table[*envoy.Cluster]
 	assignments table[*envoy.Assignment]
 	routes      table[*envoy.RouteConfig]
+	names       names
 	// absent are wanted assignments that the source does not have; absentRoutes
 	// are the same of RouteConfigurations.
 	absent, absentRoutes map[string]bool
@@ -88,6 +93,7 @@ func New(opts Options) *Store {
 		clusters:     table[*envoy.Cluster]{},
 		assignments:  table[*envoy.Assignment]{},
 		routes:       table[*envoy.RouteConfig]{},
+		names:        names{answers: map[mesh.Lookup]*mesh.Answer{}},
 		absent:       map[string]bool{},
 		absentRoutes: map[string]bool{},
 		seen:         map[string]bool{},
@@ -168,6 +174,7 @@ func (s *Store) Apply(_ context.Context, updates ...xds.Update) error {
 			switch u.Type {
 			case xds.ClusterType:
 				s.forget()
+				s.watchNames()
 			case xds.ListenerType:
 				s.forgetRoutes()
 			}
@@ -333,6 +340,7 @@ func (s *Store) wanted() []string {
 type dirty struct {
 	all         bool
 	assignments []string
+	lookups     []mesh.Lookup
 }
 
 // wants tells whether a cluster takes its endpoints from this assignment.

@@ -19,15 +19,16 @@ import (
 func TranslateCluster(c *clusterv3.Cluster, source string) *Cluster {
 	r := newReport(source, TypeCluster, c.GetName())
 	out := &Cluster{Name: c.GetName()}
-	translated, assignment := r.cluster(c)
+	translated, assignment, names := r.cluster(c)
 	out.Verdicts = r.done()
 	if !r.bad {
-		out.Cluster, out.Assignment = translated, assignment
+		out.Cluster, out.Assignment, out.Names = translated, assignment, names
 	}
 	return out
 }
 
-func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string) {
+func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string, *Names) {
+	r.resolves = isDNS(c) && c.GetClusterType() == nil // else its type says how
 	if c.GetName() == "" {
 		r.invalid("name", "is empty: a cluster is known by its name")
 	}
@@ -38,12 +39,12 @@ func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string) {
 	}
 	out.MaxRequests = requestLimit(c)
 	r.balancing(c, out)
-	assignment := r.discovery(c, out)
+	assignment, names := r.discovery(c, out)
 	r.sockets(c, out)
 	if out.Kind != mesh.Endpoints {
-		out.Localities = nil
+		out.Localities, names = nil, nil
 	}
-	return out, assignment
+	return out, assignment, names
 }
 
 // typeHTTPOptions are the options by which a cluster speaks HTTP.
@@ -81,21 +82,25 @@ func AssignmentName(c *clusterv3.Cluster) string {
 }
 
 // discovery reads where the endpoints come from.
-func (r *report) discovery(c *clusterv3.Cluster, out *mesh.Cluster) (assignment string) {
+func (r *report) discovery(c *clusterv3.Cluster, out *mesh.Cluster) (assignment string, names *Names) {
 	inline := c.GetLoadAssignment()
+	if c.GetClusterType() != nil && isDNS(c) {
+		return "", r.names(c)
+	}
 	if c.GetClusterType() != nil {
+		r.add("cluster_type", mesh.UnsupportedAction, "of the custom cluster types only "+typeDNS+" is supported: connections are refused")
 		if inline != nil {
 			r.add("load_assignment", mesh.UnsupportedAction, "is not used: custom cluster types are not supported")
 		}
 		out.Kind = mesh.Refused
-		return ""
+		return "", nil
 	}
 	switch c.GetType() {
 	case clusterv3.Cluster_EDS:
 		if inline != nil {
 			r.add("load_assignment", mesh.UnsupportedAction, "is not used: an EDS cluster gets its endpoints by EDS")
 		}
-		return AssignmentName(c)
+		return AssignmentName(c), nil
 	case clusterv3.Cluster_ORIGINAL_DST:
 		out.Kind = mesh.Passthrough
 		switch {
@@ -105,16 +110,16 @@ func (r *report) discovery(c *clusterv3.Cluster, out *mesh.Cluster) (assignment 
 			r.invalid("load_assignment", "an ORIGINAL_DST cluster has no endpoints of its own")
 		}
 	case clusterv3.Cluster_STATIC:
-		out.Localities = r.assignment(inline, "load_assignment", literal)
+		out.Localities = r.assignment(inline, "load_assignment")
 		if endpoints(inline) == 0 {
 			out.Kind = mesh.Blackhole
 		}
 	case clusterv3.Cluster_STRICT_DNS, clusterv3.Cluster_LOGICAL_DNS:
-		out.Localities = r.assignment(inline, "load_assignment", hostname)
+		names = r.names(c)
 	default:
 		r.invalid("type", "%d is not a type of cluster", c.GetType())
 	}
-	return ""
+	return "", names
 }
 
 // sockets decides whether the cluster can be spoken to in clear. A cluster that

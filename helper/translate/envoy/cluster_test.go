@@ -52,20 +52,6 @@ load_assignment:
 			verdicts: []want{{"original_dst_lb_config", mesh.UnsupportedAction, ""}}},
 		"passthrough with endpoints": {yaml: strings.Replace(static, "STATIC", "ORIGINAL_DST", 1),
 			verdicts: []want{{"load_assignment", mesh.Invalid, "no endpoints"}}},
-		"dns": {yaml: `
-type: STRICT_DNS
-load_assignment:
-  cluster_name: c
-  endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: example.org, port_value: 80}}}}, {endpoint: {address: {socket_address: {address: 10.1.0.1, port_value: 80}}}}]}]`,
-			endpoints: "10.1.0.1:80*1",
-			verdicts:  []want{{"load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address", mesh.UnsupportedAction, "not resolved yet"}}},
-		"logical dns": {yaml: `
-type: LOGICAL_DNS
-dns_lookup_family: V4_ONLY
-load_assignment:
-  cluster_name: c
-  endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: example.org, port_value: 80}}}}]}]`,
-			verdicts: []want{{"dns_lookup_family", mesh.Default, ""}}},
 		"static port 0": {yaml: strings.Replace(static, "8080", "0", 1),
 			verdicts: []want{{"load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value", mesh.Invalid, "0 is not a port"}}},
 		"custom type": {yaml: "cluster_type: {name: envoy.clusters.aggregate, typed_config: {'@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [a]}}", kind: mesh.Refused,

@@ -211,6 +211,9 @@ func translate(t *testing.T, m proto.Message) []mesh.Verdict {
 		if c.Cluster != nil {
 			checkLocalities(t, c.Cluster.Localities)
 		}
+		if c.Names != nil {
+			checkLocalities(t, c.Names.Localities(manyAddresses))
+		}
 	case *endpointv3.ClusterLoadAssignment:
 		a := TranslateAssignment(m, "s")
 		verdicts, first, second = a.Verdicts, a, TranslateAssignment(m, "s")

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -20,7 +21,7 @@ func TranslateAssignment(a *endpointv3.ClusterLoadAssignment, source string) *As
 	if a.GetClusterName() == "" {
 		r.invalid("cluster_name", "is empty: an assignment is known by its cluster's name")
 	}
-	localities := r.assignment(a, "", literal)
+	localities := r.assignment(a, "")
 	out.Verdicts = r.done()
 	if !r.bad {
 		out.Localities = localities
@@ -37,11 +38,18 @@ func endpoints(a *endpointv3.ClusterLoadAssignment) int {
 	return n
 }
 
-// assignment reads localities and their endpoints. Endpoints that cannot be
-// connected to are left out, with a verdict.
-func (r *report) assignment(a *endpointv3.ClusterLoadAssignment, path string, kind addressKind) []mesh.Locality {
+// assignment reads localities and their endpoints, which are addresses.
+func (r *report) assignment(a *endpointv3.ClusterLoadAssignment, path string) []mesh.Locality {
+	out, _ := r.places(a, path, literal)
+	return out
+}
+
+// places reads localities and their endpoints: those that are addresses are in the
+// localities, those that are names beside them. Endpoints that cannot be connected to
+// are left out, with a verdict.
+func (r *report) places(a *endpointv3.ClusterLoadAssignment, path string, kind addressKind) ([]mesh.Locality, []target) {
 	if a == nil {
-		return nil
+		return nil, nil
 	}
 	r.collapse = true
 	defer func() { r.collapse = false }()
@@ -51,6 +59,7 @@ func (r *report) assignment(a *endpointv3.ClusterLoadAssignment, path string, ki
 	}
 
 	var out []mesh.Locality
+	var targets []target
 	seen := map[netip.AddrPort]bool{}
 	weights := map[uint32]uint64{} // of localities, by priority
 	for i, l := range a.GetEndpoints() {
@@ -64,13 +73,19 @@ func (r *report) assignment(a *endpointv3.ClusterLoadAssignment, path string, ki
 		}
 		if weights[loc.Priority] += uint64(loc.Weight); weights[loc.Priority] > math.MaxUint32 {
 			r.invalid(join(at, "load_balancing_weight"), "the sum of locality weights of priority %d is more than %d", loc.Priority, uint32(math.MaxUint32))
-			return nil
+			return nil, nil
 		}
 		var sum uint64
 		for j, e := range l.GetLbEndpoints() {
 			at := at + ".lb_endpoints[" + strconv.Itoa(j) + "]"
-			ep, ok := r.endpoint(a, e, at, kind)
+			ep, name, ok := r.endpoint(a, e, at, kind)
 			if !ok {
+				continue
+			}
+			if name.lookup.Name != "" {
+				name.locality, name.before = i, len(loc.Endpoints)
+				name.weight, name.health = ep.Weight, ep.Health
+				targets = append(targets, name)
 				continue
 			}
 			if seen[ep.Addr] {
@@ -80,38 +95,39 @@ func (r *report) assignment(a *endpointv3.ClusterLoadAssignment, path string, ki
 			seen[ep.Addr] = true
 			if sum += uint64(ep.Weight); sum > math.MaxUint32 {
 				r.invalid(join(at, "load_balancing_weight"), "the sum of endpoint weights is more than %d", uint32(math.MaxUint32))
-				return nil
+				return nil, nil
 			}
 			loc.Endpoints = append(loc.Endpoints, ep)
 		}
 		out = append(out, loc)
 	}
-	return out
+	return out, targets
 }
 
-// endpoint reads one endpoint; false when it cannot be used.
-func (r *report) endpoint(a *endpointv3.ClusterLoadAssignment, e *endpointv3.LbEndpoint, path string, kind addressKind) (mesh.Endpoint, bool) {
+// endpoint reads one endpoint, which is an address or a name; false when it cannot be
+// used.
+func (r *report) endpoint(a *endpointv3.ClusterLoadAssignment, e *endpointv3.LbEndpoint, path string, kind addressKind) (mesh.Endpoint, target, bool) {
 	out := mesh.Endpoint{Weight: 1}
 	if w := e.GetLoadBalancingWeight(); w != nil {
 		if w.GetValue() == 0 {
 			r.invalid(join(path, "load_balancing_weight"), "0 is not a weight: use health_status DRAINING, or leave the endpoint out")
-			return out, false
+			return out, target{}, false
 		}
 		out.Weight = w.GetValue()
 	}
-	target := e.GetEndpoint()
+	to := e.GetEndpoint()
 	at := join(path, "endpoint.address")
 	if name := e.GetEndpointName(); name != "" {
-		target = a.GetNamedEndpoints()[name]
+		to = a.GetNamedEndpoints()[name]
 		at = join(path, "endpoint_name")
-		if target == nil {
+		if to == nil {
 			r.invalid(at, "%q is not in named_endpoints", name)
-			return out, false
+			return out, target{}, false
 		}
 	}
-	addr, ok := r.target(target.GetAddress(), at, kind)
+	addr, name, ok := r.target(to.GetAddress(), at, kind)
 	if !ok {
-		return out, false
+		return out, target{}, false
 	}
 	out.Addr = addr
 	switch e.GetHealthStatus() {
@@ -125,32 +141,38 @@ func (r *report) endpoint(a *endpointv3.ClusterLoadAssignment, e *endpointv3.LbE
 		out.Health = mesh.Draining
 	default:
 		r.invalid(join(path, "health_status"), "%d is not a health status", e.GetHealthStatus())
-		return out, false
+		return out, target{}, false
 	}
-	return out, true
+	return out, name, true
 }
 
-// target returns the address to connect to. An address of a kind that is not
-// supported is skipped with a verdict; a port that cannot be one is invalid.
-func (r *report) target(a *corev3.Address, path string, kind addressKind) (netip.AddrPort, bool) {
+// target returns what to connect to. An address of a kind that is not supported is
+// skipped with a verdict; a port that cannot be one is invalid.
+func (r *report) target(a *corev3.Address, path string, kind addressKind) (netip.AddrPort, target, bool) {
 	sa := a.GetSocketAddress()
 	if sa == nil {
 		r.add(path, mesh.UnsupportedAction, "skipped: "+describe(a)+" cannot be connected to from here")
-		return netip.AddrPort{}, false
+		return netip.AddrPort{}, target{}, false
 	}
 	path = join(path, "socket_address")
 	addr, err := netip.ParseAddr(sa.GetAddress())
-	if err != nil || addr.Zone() != "" {
-		msg := "skipped: " + describe(a) + " is not an IP address"
+	named := err != nil && kind == hostname && isName(sa.GetAddress())
+	if !named && (err != nil || addr.Zone() != "") {
+		what := " is not an IP address"
 		if kind == hostname {
-			msg = "skipped: names are not resolved yet: " + describe(a)
+			what = " is neither an IP address nor a name that DNS could know"
 		}
-		r.add(join(path, "address"), mesh.UnsupportedAction, msg)
-		return netip.AddrPort{}, false
+		r.add(join(path, "address"), mesh.UnsupportedAction, "skipped: "+describe(a)+what)
+		return netip.AddrPort{}, target{}, false
 	}
 	port, ok := r.port(sa, path)
-	if !ok {
-		return netip.AddrPort{}, false
+	switch {
+	case !ok:
+		return netip.AddrPort{}, target{}, false
+	case named:
+		return netip.AddrPort{}, target{
+			lookup: mesh.Lookup{Name: strings.ToLower(sa.GetAddress())}, field: join(path, "address"), port: port,
+		}, true
 	}
-	return netip.AddrPortFrom(addr.Unmap(), port), true
+	return netip.AddrPortFrom(addr.Unmap(), port), target{}, true
 }

@@ -67,12 +67,15 @@ type Cluster struct {
 	Name     string
 	Verdicts []mesh.Verdict
 	// Cluster is nil when the resource is invalid. For an EDS cluster it has no
-	// localities: they are in the assignment.
+	// localities: they are in the assignment; for one with Names, these have them.
 	Cluster *mesh.Cluster
 	// Assignment is the name of the ClusterLoadAssignment that an EDS cluster
 	// takes its endpoints from; empty for the other types. A cluster that is
 	// refused has one too: servers answer a subscription only as a whole.
 	Assignment string
+	// Names are where a cluster whose endpoints are names takes them from; nil for the
+	// other types, and where they are not needed.
+	Names *Names
 }
 
 // Assignment is what became of a ClusterLoadAssignment.

@@ -128,7 +128,6 @@ const (
 	msgSubset   = "subsets of a cluster cannot be selected here: use one cluster per subset"
 	msgHTTP     = "requests reach the endpoint as the client sent them"
 	msgHTTP2    = "requests are not translated: a client that speaks HTTP/1 reaches the endpoint by HTTP/1"
-	msgDNS      = "options of name resolution"
 	msgHash     = "only source_ip is supported"
 	msgBuffer   = "there is no proxy that buffers"
 	msgBind     = "there is no socket to bind: connections are governed where the client makes them"
@@ -304,6 +303,7 @@ var walked = map[protoreflect.FullName][]protoreflect.FullName{
 	"envoy.config.listener.v3.Filter":                                        {"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", typeHCM},
 	"envoy.config.listener.v3.ListenerFilter":                                {"envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig"},
 	"envoy.config.cluster.v3.Cluster":                                        {typeHTTPOptions},
+	"envoy.config.cluster.v3.Cluster.CustomClusterType":                      {typeDNS},
 	"xds.core.v3.TypedExtensionConfig":                                       {"envoy.extensions.filters.udp.udp_proxy.v3.Route"},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter": {"envoy.extensions.filters.http.fault.v3.HTTPFault"},
 }

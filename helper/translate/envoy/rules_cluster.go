@@ -24,7 +24,6 @@ var table = func() map[protoreflect.FullName]rules {
 var (
 	slowStart   = ignored(msgSlow)
 	zoneAware   = ignored(msgZone)
-	dnsOption   = benign(msgDNS)
 	httpOption  = benign(msgHTTP)
 	hashOptions = ignored(msgHashLoad)
 	upstreamOpt = ignored("options of the upstream socket are the client's own")
@@ -35,7 +34,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 	"envoy.config.cluster.v3.Cluster": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"name":                                         enforced,
 		"type":                                         enforced,
-		"cluster_type":                                 ignored("custom cluster types are not supported: connections are refused"),
+		"cluster_type":                                 inside,
 		"eds_cluster_config":                           inside,
 		"load_assignment":                              code,
 		"lb_policy":                                    byCase(lbPolicy, "ROUND_ROBIN, LEAST_REQUEST, RANDOM, MAGLEV, CLUSTER_PROVIDED", enforced, "RING_HASH", lbPolicyRules[2], "LOAD_BALANCING_POLICY_CONFIG", lbPolicyRules[7]),
@@ -81,15 +80,29 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"ignore_health_on_host_removal":                benign("an endpoint that is gone is not chosen"),
 		"close_connections_on_host_health_failure":     ignored("connections to an endpoint that fails are not closed"),
 		"connection_pool_per_downstream_connection":    benign("every client connection has its own"),
-		"dns_refresh_rate":                             dnsOption,
-		"dns_jitter":                                   dnsOption,
-		"dns_failure_refresh_rate":                     dnsOption,
-		"respect_dns_ttl":                              dnsOption,
-		"dns_lookup_family":                            dnsOption,
-		"dns_resolvers":                                dnsOption,
-		"use_tcp_for_dns_lookups":                      dnsOption,
-		"dns_resolution_config":                        dnsOption,
-		"typed_dns_resolver_config":                    dnsOption,
+		"dns_refresh_rate":                             forNames(refreshRate),
+		"dns_jitter":                                   forNames(enforced),
+		"dns_failure_refresh_rate":                     forNames(enforced),
+		"respect_dns_ttl":                              forNames(boolIs(true, enforced, harmless)),
+		"dns_lookup_family":                            forNames(enforced),
+		"dns_resolvers":                                forNames(ignored(msgResolver)),
+		"use_tcp_for_dns_lookups":                      forNames(boolIs(true, enforced, harmless)),
+		"dns_resolution_config":                        forNames(ignored(msgResolver)),
+		"typed_dns_resolver_config":                    forNames(ignored(msgResolver)),
+	}},
+	"envoy.config.cluster.v3.Cluster.CustomClusterType": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"name":         harmless,
+		"typed_config": inside,
+	}},
+	typeDNS: {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"dns_refresh_rate":                 refreshRate,
+		"dns_failure_refresh_rate":         enforced,
+		"respect_dns_ttl":                  boolIs(true, enforced, harmless),
+		"dns_jitter":                       enforced,
+		"typed_dns_resolver_config":        ignored(msgResolver),
+		"dns_lookup_family":                enforced,
+		"all_addresses_in_single_endpoint": boolIs(true, enforced, harmless),
+		"dns_min_refresh_rate":             enforced,
 	}},
 	typeHTTPOptions: {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"common_http_protocol_options":   inside,

@@ -32,6 +32,8 @@ type report struct {
 	tlsInspector bool
 	// httpInspector: the listener looks for HTTP in the first bytes.
 	httpInspector bool
+	// resolves: the cluster's own fields say how its names are resolved.
+	resolves bool
 	// httpChain: the chain that is looked at ends in an HTTP connection manager.
 	httpChain bool
 }

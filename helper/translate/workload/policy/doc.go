@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package policy is the wire form of the workload API's authorization policies
+// (istio.security): generated messages, nothing else. The invariant: names and numbers
+// are those of the protocol, whoever speaks it.
+package policy
+
+//go:generate sh -c "cd ../../../.. && protoc --plugin=protoc-gen-go=$(go tool -n protoc-gen-go) --go_out=. --go_opt=paths=source_relative helper/translate/workload/policy/policy.proto"
