@@ -21,7 +21,7 @@ import (
 )
 
 // goneLimit is how long the kernel may take to free what nobody holds any more.
-const goneLimit = 10 * time.Second
+const goneLimit = 30 * time.Second
 
 // cgroupAttachments are the cgroup hooks that kmesh uses.
 var cgroupAttachments = []ebpf.AttachType{
