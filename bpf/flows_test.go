@@ -12,20 +12,22 @@ import (
 	"time"
 )
 
-// words returns the members of an enumeration of abi_http.h that begin with prefix,
+// words returns the members of an enumeration of the ABI that begin with prefix,
 // in lower case and without it, by value.
 func words(t *testing.T, prefix string) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("abi_http.h")
-	if err != nil {
-		t.Fatal(err)
-	}
 	out := make(map[string]string)
-	for _, m := range regexp.MustCompile(`(?m)^\t`+prefix+`_(\w+) =\s+(\d+)`).FindAllStringSubmatch(string(text), -1) {
-		out[m[2]] = strings.ToLower(m[1])
+	for _, name := range []string{"abi_http.h", "abi_watch.h"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\t`+prefix+`_(\w+) =\s+(\d+)`).FindAllStringSubmatch(string(text), -1) {
+			out[m[2]] = strings.ToLower(m[1])
+		}
 	}
 	if len(out) == 0 {
-		t.Fatalf("abi_http.h has no %s_", prefix)
+		t.Fatalf("the ABI has no %s_", prefix)
 	}
 	return out
 }

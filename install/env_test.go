@@ -70,10 +70,14 @@ func (h *heard) Report(_ context.Context, e Event) {
 	h.events = append(h.events, e)
 }
 
-func (h *heard) find(reason string) []Event {
+func (h *heard) all() []Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(h.events), func(e Event) bool { return e.Reason != reason })
+	return slices.Clone(h.events)
+}
+
+func (h *heard) find(reason string) []Event {
+	return slices.DeleteFunc(h.all(), func(e Event) bool { return e.Reason != reason })
 }
 
 // env is a node's folders.

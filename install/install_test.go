@@ -208,7 +208,7 @@ func TestRepairs(t *testing.T) {
 	})
 	poll(t, "the event", 5*time.Second, func() error {
 		if len(e.events.find(ReasonRepaired)) != 1 {
-			return fmt.Errorf("%v", e.events.events)
+			return fmt.Errorf("%v", e.events.all())
 		}
 		return nil
 	})
