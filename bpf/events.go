@@ -4,7 +4,7 @@ package bpf
 
 import "fmt"
 
-// Event is an event of the L7 path: an index of km_events (abi_http.h, enum event).
+// Event is an event of the L7 path: an index of km_events (abi_watch.h, enum event).
 type Event uint32
 
 // eventNames are the enumeration's own words.

@@ -18,7 +18,7 @@ type events struct {
 	answered uint64 // requests that no endpoint got
 }
 
-// Elements of km_events (enum event of bpf/abi_http.h).
+// Elements of km_events (enum event of bpf/abi_watch.h).
 const (
 	eventFlow         = 0
 	eventSwitchParked = 3
