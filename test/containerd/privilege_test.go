@@ -13,8 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	corev1 "k8s.io/api/core/v1"
 
+	"kmesh/bpf"
 	"kmesh/test/node"
 )
 
@@ -70,6 +73,9 @@ func (b *bench) works(ctx context.Context, t *testing.T, r *running) error {
 		return err
 	}
 	for line := range strings.Lines(r.logged(t)) {
+		if strings.Contains(line, "feature="+bpf.FeatureMapIterator+" ") && refusesMapIterators() {
+			continue // to everybody: then the helper goes through the pods' network namespaces
+		}
 		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") || strings.Contains(line, "operation not permitted") {
 			return fmt.Errorf("its log has: %s", line)
 		}
@@ -230,6 +236,18 @@ func TestUnderTheManifest(t *testing.T) {
 	pod.removeCgroup(t)
 	install.stop(ctx, t)
 	b.uninstall(ctx, t)
+}
+
+// refusesMapIterators tells whether this kernel refuses the smallest iterator over a map's elements, to root with every capability.
+func refusesMapIterators() bool {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_sk_storage_map", License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err == nil {
+		p.Close()
+	}
+	return err != nil
 }
 
 // uninstall takes Kmesh off the node as the README has it: with the programs of the image, run on the node.

@@ -49,8 +49,7 @@ func (n *Node) Holdings() (Holdings, error) {
 	}
 	n.seen.mu.Lock()
 	for id := range n.seen.maps {
-		if m, err := ebpf.NewMapFromID(ebpf.MapID(id)); err == nil {
-			m.Close()
+		if hasMap(id) {
 			h.Maps++
 		}
 	}
