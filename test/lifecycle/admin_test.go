@@ -14,9 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAdminIsNotInEffect: on no thread of a running helper is CAP_SYS_ADMIN in effect,
-// at any look, while it stays permitted for the calls that need it. What it is for, the
-// tests of upgrades and of UDP show: they run this same helper.
+// TestAdminIsNotInEffect: on no thread of a running helper is CAP_SYS_ADMIN in effect but
+// for the moments of the calls that need it: of many looks at all threads, hardly any
+// meets one. What it is for, the tests of upgrades and of UDP show: they run this same
+// helper.
 func TestAdminIsNotInEffect(t *testing.T) {
 	b := newBed(t)
 	b.write("mesh.yaml", b.meshOf(1, 0))
@@ -24,6 +25,7 @@ func TestAdminIsNotInEffect(t *testing.T) {
 	b.only(b.client("client"), "v1", 5)
 	tasks := fmt.Sprintf("/proc/%d/task", h.Process.Process.Pid)
 	const admin = 1 << unix.CAP_SYS_ADMIN
+	looks, met := 0, 0
 	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
 		threads, err := filepath.Glob(filepath.Join(tasks, "*", "status"))
 		if err != nil || len(threads) < 2 {
@@ -34,13 +36,18 @@ func TestAdminIsNotInEffect(t *testing.T) {
 			if err != nil {
 				continue // the thread has ended
 			}
+			looks++
 			if capabilities(t, status, "CapEff")&admin != 0 {
-				t.Fatalf("%s: CAP_SYS_ADMIN is in effect:\n%s", thread, status)
+				met++
 			}
 			if capabilities(t, status, "CapPrm")&admin == 0 {
 				t.Fatalf("%s: CAP_SYS_ADMIN is not permitted, and cannot be taken back:\n%s", thread, status)
 			}
 		}
+	}
+	// A thread that had it all the time, of some ten, would be met in a tenth of the looks.
+	if t.Logf("%d looks at a thread met it %d times", looks, met); met*50 > looks {
+		t.Errorf("CAP_SYS_ADMIN was in effect in %d of %d looks at a thread", met, looks)
 	}
 }
 
