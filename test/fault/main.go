@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -84,6 +85,12 @@ func write(path string, results []*result, some bool, elapsed time.Duration) err
 			return err
 		}
 	}
+	// Where this program was built says nothing to a reader.
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	text = strings.ReplaceAll(text, self, filepath.Base(self))
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
