@@ -240,12 +240,12 @@ func (in *Installer) count(f func(*Status)) {
 	f(&in.status)
 }
 
-// set replaces the status and keeps what is counted, and the ready file with it.
+// set replaces the status and keeps what is counted, and the ready file with it: who asks for the status is told nothing that the file does not say yet.
 func (in *Installer) set(s Status) {
 	in.mu.Lock()
+	defer in.mu.Unlock()
 	s.ConfWrites, s.BinaryWrites, s.Wars = in.status.ConfWrites, in.status.BinaryWrites, in.status.Wars
 	in.status = s
-	in.mu.Unlock()
 	if err := writeReady(in.opts.ReadyFile, s); err != nil {
 		in.opts.Log.Warn("ready-file cannot be written", "error", err)
 	}
