@@ -5,12 +5,15 @@ package install
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"kmesh/cni/entry"
@@ -88,15 +91,21 @@ func askRuntime(ctx context.Context, socket string) (*RuntimeStatus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cri-socket %s: %w", socket, err)
 	}
-	status, err := client.Status(ctx, &cri.StatusRequest{Verbose: true})
+	answer, err := client.Status(ctx, &cri.StatusRequest{Verbose: true})
 	if err != nil {
 		return nil, fmt.Errorf("cri-socket %s: %w", socket, err)
 	}
 	s := &RuntimeStatus{Name: version.RuntimeName, Version: version.RuntimeVersion}
-	if err := s.read(status.Info); err != nil {
+	if err := s.read(answer.Info); err != nil {
 		return nil, fmt.Errorf("cri-socket %s: status of %s %s: %w", socket, s.Name, s.Version, err)
 	}
 	return s, nil
+}
+
+// unanswered says whether the runtime is there and has only not answered in time. The runtime may have found that, from the deadline that goes with
+// the question, a moment before ours has passed here.
+func unanswered(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || grpcstatus.Code(err) == codes.DeadlineExceeded
 }
 
 // read takes what concerns the network out of the verbose status. The keys are containerd's; a runtime without them says nothing.

@@ -18,6 +18,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"kmesh/install/place"
@@ -34,6 +36,7 @@ type criServer struct {
 	mu      sync.Mutex
 	dropIns bool   // it reads them
 	deaf    bool   // it goes on with what it has
+	late    bool   // it says that the deadline has passed before the client can know
 	chokes  string // a plugin with which it does not load
 	tells   bool
 	last    map[string]string
@@ -78,6 +81,9 @@ func (s *criServer) Version(context.Context, *cri.VersionRequest) (*cri.VersionR
 func (s *criServer) Status(context.Context, *cri.StatusRequest) (*cri.StatusResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.late {
+		return nil, grpcstatus.Error(codes.DeadlineExceeded, "context deadline exceeded")
+	}
 	if !s.tells {
 		return &cri.StatusResponse{Info: map[string]string{"config": "{}"}}, nil
 	}
@@ -232,15 +238,17 @@ func TestRuntimeDoesNotLook(t *testing.T) {
 	if _, err := in.pass(t.Context()); err != nil {
 		t.Error(err)
 	}
-	// And at the uninstall: the plugin stays for as long as it is used.
-	s.set(func() { s.deaf = true })
-	if err := e.installer().Uninstall(t.Context(), time.Second); err == nil || !strings.Contains(err.Error(), "restart the runtime") {
-		t.Errorf("uninstall: %v", err)
+	// And at the uninstall: the plugin stays for as long as it is used, or may be.
+	for _, set := range []func(){func() { s.deaf = true }, func() { s.late = true }} {
+		s.set(set)
+		if err := e.installer().Uninstall(t.Context(), time.Second); err == nil || !strings.Contains(err.Error(), "restart the runtime") {
+			t.Errorf("uninstall: %v", err)
+		}
+		if same, err := (sums{}).same(filepath.Join(source, "kmesh-cni"), filepath.Join(e.bin, "kmesh-cni")); err != nil || !same {
+			t.Errorf("the plugin is %t, %v", same, err)
+		}
 	}
-	if same, err := (sums{}).same(filepath.Join(source, "kmesh-cni"), filepath.Join(e.bin, "kmesh-cni")); err != nil || !same {
-		t.Errorf("the plugin is %t, %v", same, err)
-	}
-	s.set(func() { s.deaf = false })
+	s.set(func() { s.deaf, s.late = false, false })
 	if err := e.installer().Uninstall(t.Context(), time.Second); err != nil {
 		t.Error(err)
 	}

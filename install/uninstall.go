@@ -136,7 +136,7 @@ func (in *Installer) unchain(ctx context.Context, conf string) error {
 		}
 		// One that is down reads the files when it starts. One that has only not answered in time has not said that it no longer has the entry.
 		switch st, err := in.ask(ctx); {
-		case err != nil && ctx.Err() == nil:
+		case err != nil && ctx.Err() == nil && !unanswered(err):
 			return nil
 		case err == nil && (!st.Tells || !sameDir(st.ConfDir, conf) || !st.Names(in.opts.Owner)):
 			return nil
