@@ -4,10 +4,10 @@ package snapshot
 
 import (
 	"fmt"
-	"iter"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"kmesh/helper/mesh"
 	"kmesh/helper/translate/workload"
@@ -25,19 +25,24 @@ import (
 //     that the mesh has the service does not mean that this scope may reach it.
 //   - Of two announced services that have one destination the first has it.
 //
-// Neither input is changed. The verdicts say what was left out because another has it or
-// because of a mistake; what Envoy's types govern is no mistake, and needs no word.
-func Merge(scope mesh.Scope, announced iter.Seq[*mesh.Announced]) (mesh.Scope, []mesh.Verdict) {
-	m := newMerger(scope)
-	out := mesh.Scope{Key: scope.Key, HTTP: scope.HTTP, Clusters: maps.Clone(scope.Clusters)}
-	if out.Clusters == nil {
-		out.Clusters = map[string]*mesh.Cluster{}
+// Neither input is changed, and what has not changed is the same object again: in this
+// scope as in the next one, and after the next change. The verdicts say what was left out
+// because another has it or because of a mistake; what Envoy's types govern is no mistake,
+// and needs no word.
+func Merge(scope mesh.Scope, announced *Announced) (mesh.Scope, []mesh.Verdict) {
+	m := newMerger(scope, announced)
+	out := mesh.Scope{
+		Key: scope.Key, HTTP: scope.HTTP,
+		Services: make([]*mesh.Service, 0, len(scope.Services)+len(announced.list)),
+		// Most of what is announced stays: what does not is taken out.
+		Clusters: maps.Clone(announced.clusters),
 	}
-	out.Services = slices.Clone(scope.Services)
+	own := scope.Services // not in out yet; both lists are sorted
 	var verdicts []mesh.Verdict
-	for a := range announced {
+	var keep []bool
+	for _, a := range announced.list {
 		svc := a.Service
-		keep := make([]bool, len(svc.Frontends))
+		keep = append(keep[:0], make([]bool, len(svc.Frontends))...)
 		kept := 0
 		for i, f := range svc.Frontends {
 			why, ok := m.take(f, a)
@@ -48,29 +53,26 @@ func Merge(scope mesh.Scope, announced iter.Seq[*mesh.Announced]) (mesh.Scope, [
 				verdicts = append(verdicts, leftOut(a, why))
 			}
 		}
-		if kept == 0 {
-			continue
-		}
-		if m.names[svc.Name] || slices.ContainsFunc(a.Clusters, func(c *mesh.Cluster) bool { return scope.Clusters[c.Name] != nil }) {
+		if kept > 0 && m.named(a) {
 			verdicts = append(verdicts, leftOut(a, "Envoy's types have a service or a cluster of its name: give theirs another one"))
+			kept = 0
+		}
+		if kept == 0 {
+			for _, c := range a.Clusters {
+				delete(out.Clusters, c.Name)
+			}
 			continue
 		}
 		if kept < len(keep) {
-			part := *svc
-			part.Frontends = nil
-			for i, f := range svc.Frontends {
-				if keep[i] {
-					part.Frontends = append(part.Frontends, f)
-				}
-			}
-			svc = &part
+			svc = announced.parts.of(svc, keep)
+		}
+		for len(own) > 0 && own[0].Name < svc.Name {
+			out.Services, own = append(out.Services, own[0]), own[1:]
 		}
 		out.Services = append(out.Services, svc)
-		for _, c := range a.Clusters {
-			out.Clusters[c.Name] = c
-		}
 	}
-	sortServices(out.Services)
+	out.Services = append(out.Services, own...)
+	maps.Copy(out.Clusters, scope.Clusters)
 	return out, verdicts
 }
 
@@ -83,10 +85,12 @@ func leftOut(a *mesh.Announced, why string) mesh.Verdict {
 
 // merger knows who has which destination.
 type merger struct {
-	scope   mesh.Scope
+	scope     mesh.Scope
+	contested map[mesh.Frontend]bool
+	// names are those of Envoy's services and clusters that might be an announced one's.
 	names   map[string]bool
 	claimed map[mesh.Frontend]bool   // by Envoy's types
-	taken   map[mesh.Frontend]string // by an announced service
+	taken   map[mesh.Frontend]string // by an announced service, if another one has it too
 	wide    map[uint16][]wide        // by port
 }
 
@@ -96,21 +100,38 @@ type wide struct {
 	service  *mesh.Service
 }
 
-func newMerger(scope mesh.Scope) *merger {
+func newMerger(scope mesh.Scope, announced *Announced) *merger {
 	m := &merger{
-		scope: scope, names: map[string]bool{}, claimed: map[mesh.Frontend]bool{},
-		taken: map[mesh.Frontend]string{}, wide: map[uint16][]wide{},
+		scope: scope, contested: announced.contested, names: map[string]bool{},
+		claimed: make(map[mesh.Frontend]bool, len(scope.Services)+len(scope.HTTP)),
+		taken:   map[mesh.Frontend]string{}, wide: map[uint16][]wide{},
 	}
-	for _, svc := range slices.Concat(scope.Services, scope.HTTP) {
-		m.names[svc.Name] = true
-		for _, f := range svc.Frontends {
-			m.claimed[f] = true
-			if f.Port == 0 || !f.Prefix.IsSingleIP() {
-				m.wide[f.Port] = append(m.wide[f.Port], wide{f, svc})
+	name := func(name string) {
+		if strings.HasPrefix(name, workload.Prefix) {
+			m.names[name] = true
+		}
+	}
+	for cluster := range scope.Clusters {
+		name(cluster)
+	}
+	for _, list := range [][]*mesh.Service{scope.Services, scope.HTTP} {
+		for _, svc := range list {
+			name(svc.Name)
+			for _, f := range svc.Frontends {
+				m.claimed[f] = true
+				if f.Port == 0 || !f.Prefix.IsSingleIP() {
+					m.wide[f.Port] = append(m.wide[f.Port], wide{f, svc})
+				}
 			}
 		}
 	}
 	return m
+}
+
+// named tells whether one of Envoy's types has a name of an announced service.
+func (m *merger) named(a *mesh.Announced) bool {
+	return len(m.names) > 0 && (m.names[a.Service.Name] ||
+		slices.ContainsFunc(a.Clusters, func(c *mesh.Cluster) bool { return m.names[c.Name] }))
 }
 
 // take tells whether an announced service gets a destination. Otherwise why is a mistake,
@@ -119,7 +140,8 @@ func (m *merger) take(f mesh.Frontend, a *mesh.Announced) (why string, ok bool) 
 	if m.claimed[f] {
 		return "", false
 	}
-	if by := m.taken[f]; by != "" {
+	contested := len(m.contested) > 0 && m.contested[f]
+	if by := m.taken[f]; contested && by != "" {
 		return fmt.Sprintf("%s has %s port %d too", by, f.Prefix, f.Port), false
 	}
 	if svc := m.covering(f); svc != nil {
@@ -128,14 +150,16 @@ func (m *merger) take(f mesh.Frontend, a *mesh.Announced) (why string, ok bool) 
 			return "", false
 		}
 	}
-	m.taken[f] = a.Service.Name
+	if contested {
+		m.taken[f] = a.Service.Name
+	}
 	return "", true
 }
 
 // covering returns the service that connections to a destination belong to without the
 // announced one: the longest prefix with its port, then with every port.
 func (m *merger) covering(f mesh.Frontend) *mesh.Service {
-	for _, port := range []uint16{f.Port, 0} {
+	for _, port := range [...]uint16{f.Port, 0} {
 		var best *wide
 		for i, w := range m.wide[port] {
 			if w.frontend.Protocol == f.Protocol && contains(w.frontend.Prefix, f.Prefix) &&

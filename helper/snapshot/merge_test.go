@@ -133,9 +133,10 @@ func TestMerge(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			sortServices(tc.services) // as in every scope
 			in := mesh.Scope{Key: mesh.ScopeKey{Namespace: "x"}, Services: tc.services, HTTP: tc.http, Clusters: maps.Clone(clusters)}
 			before := fmt.Sprintf("%v %v %v", in, tc.announced, len(in.Services))
-			got, verdicts := Merge(in, slices.Values(tc.announced))
+			got, verdicts := Merge(in, NewAnnounced(slices.Values(tc.announced), nil))
 			if after := fmt.Sprintf("%v %v %v", in, tc.announced, len(in.Services)); after != before {
 				t.Error("an input was changed")
 			}
@@ -176,21 +177,138 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// BenchmarkMerge merges 10,000 announced services with a scope that routes some ports.
-func BenchmarkMerge(b *testing.B) {
-	scope := mesh.Scope{Clusters: map[string]*mesh.Cluster{"pass": {Name: "pass", Kind: mesh.Passthrough}}}
-	for p := range 100 {
-		scope.HTTP = append(scope.HTTP, routed(fmt.Sprint("h", p), fmt.Sprintf("0.0.0.0/0:%d", 9000+p)))
+// TestMergeSame: what has not changed is the same object, from one call to the next, from
+// one scope to another, and beside what has changed.
+func TestMergeSame(t *testing.T) {
+	list := []*mesh.Announced{
+		announced("a", mesh.AppTCP, "10.0.0.1:80"), announced("b", mesh.AppTCP, "10.0.0.2:80", "10.0.0.3:80"),
+		announced("c", mesh.AppTCP, "10.0.0.4:80", "10.0.0.5:80", "10.0.0.6:80"),
 	}
-	var list []*mesh.Announced
-	for i := range 10_000 {
-		list = append(list, announced(fmt.Sprint("s", i), mesh.AppHTTP1, fmt.Sprintf("10.96.%d.%d:%d", i>>8, i&255, 8950+i%100)))
+	scope := mesh.Scope{
+		Services: []*mesh.Service{service("l", "c", "10.0.0.2:80"), service("m", "c", "10.0.0.5:80")},
+		Clusters: map[string]*mesh.Cluster{"c": {Name: "c"}},
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		got, verdicts := Merge(scope, slices.Values(list))
-		if len(got.Services) != 5000 || len(verdicts) != 0 {
-			b.Fatalf("%d services, %d verdicts", len(got.Services), len(verdicts))
+	other := scope
+	other.Key.Namespace = "other"
+	one := NewAnnounced(slices.Values(list), nil)
+	merge := func(s mesh.Scope, a *Announced) mesh.Scope {
+		got, verdicts := Merge(s, a)
+		if len(verdicts) > 0 {
+			t.Fatal(verdicts)
 		}
+		return got
+	}
+	first := merge(scope, one)
+	if len(first.Services) != 5 || len(first.Services[3].Frontends) != 1 || len(first.Services[4].Frontends) != 2 {
+		t.Fatalf("%+v", first)
+	}
+	same := func(what string, got mesh.Scope) {
+		t.Helper()
+		if !slices.Equal(got.Services, first.Services) || !maps.Equal(got.Clusters, first.Clusters) {
+			t.Errorf("%s: %v, want the same objects as in %v", what, got, first)
+		}
+	}
+	same("again", merge(scope, one))
+	same("another scope", merge(other, one))
+	if NewAnnounced(slices.Values(slices.Clone(list)), one) != one {
+		t.Error("the same services are another list")
+	}
+
+	// Endpoints change: the cluster is another one, and nothing else.
+	next := *list[1]
+	next.Clusters = []*mesh.Cluster{{Name: next.Clusters[0].Name, Policy: mesh.Random}}
+	list[1] = &next
+	two := NewAnnounced(slices.Values(list), one)
+	second := merge(scope, two)
+	if second.Clusters[next.Service.Name] != next.Clusters[0] {
+		t.Error("the cluster has not changed")
+	}
+	second.Clusters[next.Service.Name] = first.Clusters[next.Service.Name]
+	same("beside an endpoint", second)
+
+	// A service comes, and one changes.
+	list = append(list, announced("d", mesh.AppTCP, "10.0.0.7:80"))
+	list[0] = announced("a", mesh.AppTCP, "10.0.0.9:80")
+	list[1] = announced("b", mesh.AppTCP, "10.0.0.2:80", "10.0.0.3:80")
+	three := NewAnnounced(slices.Values(list), two)
+	third := merge(scope, three)
+	for i, want := range []bool{true, true, false, false, true} {
+		if got := third.Services[i] == first.Services[i]; got != want {
+			t.Errorf("%s is the same object: %v, want %v", third.Services[i].Name, got, want)
+		}
+	}
+	if n := len(three.parts.made); n != 2 {
+		t.Errorf("%d parts are remembered, want those of the two services that are in use", n)
+	}
+	if got := slices.Collect(one.All()); len(got) != 3 || one.Len() != 3 || got[0].Service != first.Services[2] {
+		t.Error("the first list has changed")
+	}
+}
+
+// BenchmarkMerge merges 10,000 announced services of two ports each with a scope of nothing
+// but wildcards that pass on, of as many listeners as there are services, and of wildcards
+// that route what half of the services are.
+func BenchmarkMerge(b *testing.B) {
+	pass := map[string]*mesh.Cluster{"pass": {Name: "pass", Kind: mesh.Passthrough}}
+	var list []*mesh.Announced
+	for i := range 20_000 {
+		list = append(list, announced(fmt.Sprintf("s%d.namespace.svc.cluster.local:%d/ipv4", i/2, 80+i%2), mesh.AppHTTP1, fmt.Sprintf("10.96.%d.%d:%d", i>>9, i>>1&255, 80+i%2)))
+	}
+	plain := mesh.Scope{Clusters: pass, Services: []*mesh.Service{service("virtualOutbound", "pass", "0.0.0.0/0:0")}}
+	listeners := mesh.Scope{Clusters: maps.Clone(pass)}
+	for i := range 10_000 {
+		name := fmt.Sprintf("outbound|80||s%d.namespace.svc.cluster.local", i)
+		listeners.Services = append(listeners.Services, service(name, name, fmt.Sprintf("10.96.%d.%d:80", i>>8, i&255)))
+		listeners.Clusters[name] = &mesh.Cluster{Name: name}
+	}
+	sortServices(listeners.Services)
+	half := mesh.Scope{Clusters: pass, HTTP: []*mesh.Service{routed("80", "0.0.0.0/0:80")}}
+	for p := range 100 {
+		half.HTTP = append(half.HTTP, routed(fmt.Sprint("h", p), fmt.Sprintf("0.0.0.0/0:%d", 9000+p)))
+	}
+	for _, bb := range []struct {
+		name  string
+		scope mesh.Scope
+		want  int
+	}{{"plain", plain, 20_001}, {"listeners", listeners, 20_000}, {"half", half, 10_000}} {
+		b.Run(bb.name, func(b *testing.B) {
+			all := NewAnnounced(slices.Values(list), nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				got, verdicts := Merge(bb.scope, all)
+				if len(got.Services) != bb.want || len(verdicts) != 0 {
+					b.Fatalf("%d services, %d verdicts", len(got.Services), len(verdicts))
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkAnnounced makes the list anew after one service's endpoints have changed, and
+// after one service has.
+func BenchmarkAnnounced(b *testing.B) {
+	var list []*mesh.Announced
+	for i := range 20_000 {
+		list = append(list, announced(fmt.Sprintf("s%d:%d/ipv4", i/2, 80+i%2), mesh.AppHTTP1, fmt.Sprintf("10.96.%d.%d:%d", i>>9, i>>1&255, 80+i%2)))
+	}
+	for _, name := range []string{"endpoints", "service"} {
+		b.Run(name, func(b *testing.B) {
+			last := NewAnnounced(slices.Values(list), nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				next := slices.Clone(last.list)
+				one := *next[77]
+				if name == "service" {
+					svc := *one.Service
+					one.Service = &svc
+				}
+				next[77] = &one
+				a := announce(next, last)
+				if a == last {
+					b.Fatal("the change is not seen")
+				}
+				last = a
+			}
+		})
 	}
 }

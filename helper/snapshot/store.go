@@ -119,6 +119,11 @@ type entry[T any] struct {
 	needs []string
 }
 
+// same tells whether a resource is what is there already, by its content.
+func (e *entry[T]) same(r xds.Resource) bool {
+	return e != nil && e.hash == r.Hash && e.source == r.Source && !e.refused && len(r.Invalid) == 0
+}
+
 type table[T any] map[string]*entry[T]
 
 // put takes one resource in; it returns why it is invalid, and whether it is
@@ -128,7 +133,7 @@ func (t table[T]) put(r xds.Resource, translate func() (T, []mesh.Verdict)) (bad
 	if e == nil {
 		e = &entry[T]{}
 		t[r.Name] = e
-	} else if e.hash == r.Hash && e.source == r.Source && !e.refused && len(r.Invalid) == 0 {
+	} else if e.same(r) {
 		e.version, e.gone = r.Version, false
 		return envoy.Invalid(e.verdicts), false
 	}

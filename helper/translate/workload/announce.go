@@ -22,8 +22,8 @@ const Prefix = "workload/"
 
 func compare(a, b string) int { return strings.Compare(a, b) }
 
-// announce makes a service of what is known about it. What equals an entry of last is
-// that entry.
+// announce makes a service of what is known about it. What equals something of last is
+// that: an entry, a service, a cluster.
 func (x *Index) announce(key string, last []*mesh.Announced) []*mesh.Announced {
 	s := x.services[key]
 	if s == nil {
@@ -51,8 +51,8 @@ func (x *Index) announce(key string, last []*mesh.Announced) []*mesh.Announced {
 				continue // headless: connections go to the workloads' own addresses
 			}
 			a := x.one(s, p, v4, frontends, members)
-			if was := before[a.Service.Name]; was != nil && same(was, a) {
-				a = was
+			if was := before[a.Service.Name]; was != nil {
+				a = reuse(a, was)
 			}
 			out = append(out, a)
 		}
@@ -233,14 +233,32 @@ func fit(list []mesh.Endpoint) {
 	}
 }
 
-// same compares two results of one service, port and family.
-func same(a, b *mesh.Announced) bool {
-	return a.App == b.App &&
-		slices.Equal(a.Service.Frontends, b.Service.Frontends) && slices.Equal(a.Service.Clusters, b.Service.Clusters) &&
-		slices.EqualFunc(a.Clusters, b.Clusters, func(a, b *mesh.Cluster) bool {
-			return a.Name == b.Name && a.Kind == b.Kind && slices.EqualFunc(a.Localities, b.Localities, func(a, b mesh.Locality) bool {
-				return a.Region == b.Region && a.Zone == b.Zone && a.SubZone == b.SubZone && a.Priority == b.Priority &&
-					slices.Equal(a.Endpoints, b.Endpoints)
-			})
-		})
+// reuse returns the last result of one service, port and family if it is the same again,
+// else the next one with what has not changed of it.
+func reuse(next, last *mesh.Announced) *mesh.Announced {
+	all := next.App == last.App && len(next.Clusters) == len(last.Clusters)
+	if slices.Equal(next.Service.Frontends, last.Service.Frontends) && slices.Equal(next.Service.Clusters, last.Service.Clusters) {
+		next.Service = last.Service
+	} else {
+		all = false
+	}
+	for i, c := range next.Clusters {
+		if i < len(last.Clusters) && same(c, last.Clusters[i]) {
+			next.Clusters[i] = last.Clusters[i]
+		} else {
+			all = false
+		}
+	}
+	if all {
+		return last
+	}
+	return next
+}
+
+// same compares two clusters that were made here.
+func same(a, b *mesh.Cluster) bool {
+	return a.Name == b.Name && a.Kind == b.Kind && slices.EqualFunc(a.Localities, b.Localities, func(a, b mesh.Locality) bool {
+		return a.Region == b.Region && a.Zone == b.Zone && a.SubZone == b.SubZone && a.Priority == b.Priority &&
+			slices.Equal(a.Endpoints, b.Endpoints)
+	})
 }

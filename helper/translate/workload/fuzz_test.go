@@ -127,7 +127,7 @@ func FuzzTranslate(f *testing.F) {
 		for one := range x.All() {
 			checkAnnounced(t, one)
 		}
-		x.Unenforced()
+		x.Unenforced(nil)
 	})
 }
 

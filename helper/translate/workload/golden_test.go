@@ -150,7 +150,7 @@ func TestGolden(t *testing.T) {
 			compareLines(t, "announced", text(x), g.Announced)
 			compareLines(t, "verdicts", verdicts, g.Verdicts)
 			var unenforced []string
-			for _, v := range x.Unenforced() {
+			for _, v := range x.Unenforced(nil) {
 				unenforced = append(unenforced, fmt.Sprintf("%s %s %s: %s", v.Type, v.Resource, v.Class, v.Message))
 			}
 			compareLines(t, "unenforced", unenforced, g.Unenforced)

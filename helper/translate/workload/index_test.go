@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"kmesh/helper/mesh"
 	"kmesh/helper/translate/workload/address"
 )
 
@@ -103,7 +104,7 @@ func TestRandomChanges(t *testing.T) {
 			if got, want := text(x), text(fresh); !slices.Equal(got, want) {
 				t.Fatalf("seed %d step %d:\n%q\nwant\n%q", seed, step, got, want)
 			}
-			if got, want := x.Unenforced(), fresh.Unenforced(); !reflect.DeepEqual(got, want) {
+			if got, want := x.Unenforced(nil), fresh.Unenforced(nil); !reflect.DeepEqual(got, want) {
 				t.Fatalf("seed %d step %d:\n%v\nwant\n%v", seed, step, got, want)
 			}
 			for i := range byte(6) {
@@ -140,6 +141,17 @@ func TestIdentity(t *testing.T) {
 	if got := x.Flush(); !slices.Equal(got, []string{"default/a"}) || x.Announced("default/b")[0] != b {
 		t.Errorf("changed %q", got)
 	}
+	// Of a service whose endpoints are others, only the cluster is.
+	if now := x.Announced("default/a")[0]; now == a || now.Service != a.Service || now.Clusters[0] == a.Clusters[0] {
+		t.Errorf("%p %p %p became %p %p %p", a, a.Service, a.Clusters[0], now, now.Service, now.Clusters[0])
+	}
+	// And of one whose address is another, only the service.
+	a = x.Announced("default/a")[0]
+	x.Put(translated(aService("a", 3, nil)))
+	x.Flush()
+	if now := x.Announced("default/a")[0]; now == a || now.Service == a.Service || now.Clusters[0] != a.Clusters[0] {
+		t.Errorf("%p %p %p became %p %p %p", a, a.Service, a.Clusters[0], now, now.Service, now.Clusters[0])
+	}
 }
 
 // TestInvalidStays: an invalid version leaves the last good one.
@@ -152,6 +164,24 @@ func TestInvalidStays(t *testing.T) {
 	x.Put(translated(bad))
 	if got := x.Flush(); len(got) != 0 || len(x.Announced("default/a")) != 1 {
 		t.Errorf("changed %q to %v", got, x.Announced("default/a"))
+	}
+}
+
+// TestEnrolled: what is not enforced for workloads that are not enrolled is nobody's business.
+func TestEnrolled(t *testing.T) {
+	x := NewIndex(Here{Node: "n"})
+	for _, uid := range []string{"in", "out"} {
+		w := aWorkload(uid, 0, 1)
+		w.GetWorkload().Node = "n"
+		w.GetWorkload().AuthorizationPolicies = []string{"default/" + uid}
+		x.Put(translated(w))
+	}
+	if got := x.Unenforced(nil); len(got) != 2 {
+		t.Errorf("of all: %v", got)
+	}
+	got := x.Unenforced(func(w *mesh.Workload) bool { return w.UID == "in" })
+	if len(got) != 1 || got[0].Resource != "default/in" {
+		t.Errorf("of those that are enrolled: %v", got)
 	}
 }
 

@@ -14,10 +14,14 @@ import (
 // Unenforced returns what the policies and waypoints of this node's workloads and the
 // known services ask for and do not get: a verdict for each policy that selects a workload
 // of this node, for each policy that one of them names and nobody has sent, and for each
-// service whose waypoint is not known. Sorted by type and name.
-func (x *Index) Unenforced() []mesh.Verdict {
+// service whose waypoint is not known. Sorted by type and name. Of this node's workloads
+// only those count that enrolled tells; nil: all of them.
+func (x *Index) Unenforced(enrolled func(*mesh.Workload) bool) []mesh.Verdict {
 	var out []mesh.Verdict
 	local := sorted(x.local)
+	if enrolled != nil {
+		local = slices.DeleteFunc(local, func(w *Workload) bool { return !enrolled(&w.Workload) })
+	}
 	for _, name := range slices.Sorted(maps.Keys(x.policies)) {
 		p := x.policies[name]
 		var selected []*Workload
