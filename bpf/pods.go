@@ -71,6 +71,16 @@ func (p *Pods) Put(netnsCookie uint64, pod Pod) error {
 	return nil
 }
 
+// SetScope changes the scope of a pod that is in the table.
+func (p *Pods) SetScope(netnsCookie uint64, scope uint32) error {
+	pod, ok, err := p.Get(netnsCookie)
+	if err != nil || !ok || pod.Scope == scope {
+		return err
+	}
+	pod.Scope = scope
+	return p.Put(netnsCookie, pod)
+}
+
 // Get returns the pod of a network namespace; false: there is none.
 func (p *Pods) Get(netnsCookie uint64) (Pod, bool, error) {
 	var v abiPod
@@ -121,14 +131,7 @@ func podOf(v abiPod) Pod {
 
 // SetPodScope changes the scope of a pod in the tables of every layout, where it is.
 func SetPodScope(bpffs string, netnsCookie uint64, scope uint32) error {
-	return eachPods(bpffs, func(p *Pods) error {
-		pod, ok, err := p.Get(netnsCookie)
-		if err != nil || !ok || pod.Scope == scope {
-			return err
-		}
-		pod.Scope = scope
-		return p.Put(netnsCookie, pod)
-	})
+	return eachPods(bpffs, func(p *Pods) error { return p.SetScope(netnsCookie, scope) })
 }
 
 // ForgetPod removes a pod from the tables of every layout.

@@ -80,6 +80,7 @@ type Known struct {
 	Cgroup      uint64 // inode of the cgroup
 	Ready       bool   // the enrolment was finished
 	Draining    bool   // opted out
+	Scope       uint32 // id of its view of the mesh
 }
 
 // Known lists all attachments. It costs a fraction of List.
@@ -121,7 +122,7 @@ func (n *Node) Known(ctx context.Context) ([]Known, error) {
 			k.Request = r.Request
 		}
 		if p, ok := scopes[m.netns]; ok {
-			k.Draining = p.Scope == bpf.ScopeNone
+			k.Draining, k.Scope = p.Scope == bpf.ScopeNone, p.Scope
 		}
 		out = append(out, k)
 	}

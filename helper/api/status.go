@@ -9,6 +9,7 @@ import (
 	apiv1 "kmesh/helper/api/v1"
 	"kmesh/helper/mesh"
 	"kmesh/helper/publish"
+	"kmesh/helper/scopes"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
 )
@@ -22,12 +23,21 @@ type Node struct {
 	State   bpf.State
 	// XdsKind is "directory" or "server".
 	XdsKind string
-	Xds     xds.Status
-	Config  snapshot.Status
-	Fills   []publish.Fill
-	Pods    *apiv1.PodsResponse
+	// Scopes are the views of the mesh.
+	Scopes scopes.Status
+	// Workloads is nil where the workload API is not followed.
+	Workloads *Workloads
+	Fills     []publish.Fill
+	Pods      *apiv1.PodsResponse
 	// Kubernetes is nil where no API server is followed.
 	Kubernetes *apiv1.Kubernetes
+}
+
+// Workloads is how the workload API is.
+type Workloads struct {
+	Xds xds.Status
+	// Verdicts are of its resources, Problems what is wrong with them.
+	Verdicts, Problems []mesh.Verdict
 }
 
 // StatusOf shows the state of the node.
@@ -40,36 +50,86 @@ func StatusOf(n Node) *apiv1.StatusResponse {
 		Abi:           n.State.ABI,
 		Phase:         n.State.Phase.String(),
 		Generation:    n.State.Generation,
-		Xds:           xdsOf(n.XdsKind, n.Xds),
-		Config: &apiv1.Config{
-			Version: n.Config.Version, Published: n.Config.Published,
-			PublishError: n.Config.PublishError, Holding: n.Config.Holding,
-		},
-		Pods:       podCounts(n.Pods),
-		Kubernetes: n.Kubernetes,
+		Pods:          podCounts(n.Pods),
+		Kubernetes:    n.Kubernetes,
+		ScopesRefused: n.Scopes.Refused,
+		ScopesShared:  uint32(n.Scopes.Shared),
 	}
-	for _, r := range n.Config.Resources {
-		out.Config.Resources = append(out.Config.Resources, &apiv1.Resource{
-			Type: r.Type, Name: r.Name, Source: r.Source, Version: r.Version, State: string(r.State),
+	v := verdicts{out: out, seen: make(map[mesh.Verdict]bool)}
+	if d := n.Scopes.Default; d != nil {
+		out.Xds, out.Config = xdsOf(n.XdsKind, d.Xds), configOf(d.Config)
+		v.ofScope(d)
+	}
+	if out.Config == nil && n.Scopes.Holding != "" {
+		out.Config = &apiv1.Config{}
+	}
+	if out.Config != nil && n.Scopes.Holding != "" {
+		out.Config.Holding = n.Scopes.Holding
+	}
+	for i := range n.Scopes.Scopes {
+		s := &n.Scopes.Scopes[i]
+		out.Scopes = append(out.Scopes, &apiv1.Scope{
+			Namespace: s.Key.Namespace, ServiceAccount: s.Key.ServiceAccount, Labels: s.Key.Labels, Name: s.Name,
+			Pods: uint32(s.Pods), Live: s.Live, Xds: xdsOf(n.XdsKind, s.Xds), Config: configOf(s.Config), Problem: s.Problem,
 		})
-		for _, v := range r.Verdicts {
-			if v.Class == mesh.UnsupportedCondition || v.Class == mesh.UnsupportedAction {
-				out.Verdicts = append(out.Verdicts, verdictOf(v))
-			}
-		}
+		v.ofScope(s)
 	}
-	// What the source rejects it may also pass on with the resource's name.
-	seen := make(map[mesh.Verdict]bool)
-	for _, problems := range [][]mesh.Verdict{n.Xds.Problems, n.Config.Problems} {
-		for _, v := range problems {
-			if !seen[v] {
-				seen[v] = true
-				out.Problems = append(out.Problems, verdictOf(v))
-			}
-		}
+	if w := n.Workloads; w != nil {
+		out.Workloads = xdsOf("server", w.Xds)
+		v.unenforced(w.Verdicts)
+		v.problems(w.Xds.Problems)
+		v.problems(w.Problems)
 	}
 	for _, f := range n.Fills {
 		out.Maps = append(out.Maps, &apiv1.Map{Name: f.Map, Entries: f.Entries, Capacity: f.Capacity})
+	}
+	return out
+}
+
+// verdicts collects them, each once: scopes have most of their resources in common, and
+// what a source rejects it may also pass on with the resource's name.
+type verdicts struct {
+	out  *apiv1.StatusResponse
+	seen map[mesh.Verdict]bool
+}
+
+func (v *verdicts) first(one mesh.Verdict) bool {
+	was := v.seen[one]
+	v.seen[one] = true
+	return !was
+}
+
+func (v *verdicts) ofScope(s *scopes.ScopeStatus) {
+	for _, r := range s.Config.Resources {
+		v.unenforced(r.Verdicts)
+	}
+	v.problems(s.Xds.Problems)
+	v.problems(s.Config.Problems)
+	v.problems(s.LeftOut)
+}
+
+func (v *verdicts) unenforced(of []mesh.Verdict) {
+	for _, one := range of {
+		if (one.Class == mesh.UnsupportedCondition || one.Class == mesh.UnsupportedAction) && v.first(one) {
+			v.out.Verdicts = append(v.out.Verdicts, verdictOf(one))
+		}
+	}
+}
+
+func (v *verdicts) problems(of []mesh.Verdict) {
+	for _, one := range of {
+		if v.first(one) {
+			v.out.Problems = append(v.out.Problems, verdictOf(one))
+		}
+	}
+}
+
+func configOf(c snapshot.Status) *apiv1.Config {
+	out := &apiv1.Config{Version: c.Version, Published: c.Published, PublishError: c.PublishError, Holding: c.Holding}
+	for _, r := range c.Resources {
+		out.Resources = append(out.Resources, &apiv1.Resource{
+			Type: r.Type, Name: r.Name, Source: r.Source, Version: r.Version, State: string(r.State),
+		})
 	}
 	return out
 }

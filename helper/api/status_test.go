@@ -12,6 +12,7 @@ import (
 	apiv1 "kmesh/helper/api/v1"
 	"kmesh/helper/mesh"
 	"kmesh/helper/publish"
+	"kmesh/helper/scopes"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
 )
@@ -30,23 +31,23 @@ func TestStatusOf(t *testing.T) {
 		BPFFS:   "/sys/fs/bpf/kmesh",
 		State:   bpf.State{ABI: 1, Phase: bpf.PhaseLive, Generation: 7},
 		XdsKind: "server",
-		Xds: xds.Status{
+		Scopes: scopes.Status{Default: &scopes.ScopeStatus{Xds: xds.Status{
 			Source: "istiod:15010", Connected: true, Since: time.Unix(1700000000, 0),
 			Problems:  []mesh.Verdict{verdict("a", mesh.Invalid)},
 			Types:     []xds.TypeStatus{{Type: xds.ClusterType, Version: "7", Resources: 3, Accepted: 2, Rejected: 1, LastError: "bad", States: map[xds.State]int{xds.Acked: 3, xds.Nacked: 1}}},
 			Unsettled: []xds.ResourceState{{Type: "Cluster", Name: "a", State: xds.Nacked, Version: "6", RejectedVersion: "7", LastError: "bad", Since: time.Unix(1700000001, 0)}},
 		},
-		Config: snapshot.Status{
-			Version: 5, Published: 4, PublishError: "full", Holding: "waits",
-			Resources: []snapshot.ResourceStatus{{
-				Type: "Listener", Name: "b", Source: "lds.yaml", Version: "1", State: snapshot.Live,
-				Verdicts: []mesh.Verdict{
-					verdict("b", mesh.Enforced), verdict("b", mesh.Default), verdict("b", mesh.UnsupportedCondition),
-					verdict("b", mesh.UnsupportedAction), verdict("b", mesh.Invalid),
-				},
-			}},
-			Problems: []mesh.Verdict{verdict("a", mesh.Invalid), verdict("b", mesh.Invalid)},
-		},
+			Config: snapshot.Status{
+				Version: 5, Published: 4, PublishError: "full", Holding: "waits",
+				Resources: []snapshot.ResourceStatus{{
+					Type: "Listener", Name: "b", Source: "lds.yaml", Version: "1", State: snapshot.Live,
+					Verdicts: []mesh.Verdict{
+						verdict("b", mesh.Enforced), verdict("b", mesh.Default), verdict("b", mesh.UnsupportedCondition),
+						verdict("b", mesh.UnsupportedAction), verdict("b", mesh.Invalid),
+					},
+				}},
+				Problems: []mesh.Verdict{verdict("a", mesh.Invalid), verdict("b", mesh.Invalid)},
+			}}},
 		Fills: []publish.Fill{{Map: "km_pods", Entries: 1, Capacity: 2}},
 		Pods:  &apiv1.PodsResponse{Pods: []*apiv1.Pod{{State: "live"}}},
 	})

@@ -31,8 +31,7 @@ import (
 	"kmesh/helper/probe"
 	"kmesh/helper/publish"
 	"kmesh/helper/resolve"
-	"kmesh/helper/snapshot"
-	"kmesh/helper/xds"
+	"kmesh/helper/scopes"
 	"kmesh/netns"
 )
 
@@ -44,8 +43,13 @@ type Options struct {
 	XDSServers []string
 	// Server says how to speak to the servers.
 	Server ServerOptions
-	// NodeID is announced to the server.
-	NodeID string
+	// NodeID is announced to the server, and what NodeMetadata says.
+	NodeID       string
+	NodeMetadata map[string]string
+	// Scopes is OneScope or ScopePerPods.
+	Scopes Scopes
+	// NodeIP is announced for scopes, which are no pods.
+	NodeIP string
 	// BPFFS, RunDir and StateDir are where the helper keeps what outlives it.
 	BPFFS, RunDir, StateDir string
 	// Metrics is the address of /metrics, /healthz and /readyz.
@@ -91,12 +95,12 @@ type Controller struct {
 	pub     *publish.Publisher
 	node    *netns.Node
 	keeper  *pods.Keeper
-	source  xds.Source
-	store   *snapshot.Store
+	scopes  *scopes.Manager
 	names   *resolve.Resolver
 	probe   *probe.Probe
 	tables  *installed.Tables
 	cluster *kube.Client // nil: there is no API server
+	own     []string     // the helper's namespace, which is never enrolled
 
 	// last is the newest published snapshot of this run, nil before the first.
 	last  atomic.Pointer[mesh.Snapshot]
@@ -137,7 +141,7 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	c.node = netns.New(netns.Options{BPFFS: opts.BPFFS, RunDir: opts.RunDir})
 	c.rt.EachNetns = func(f func() error) error { return c.node.EachNetns(ctx, f) }
-	if err := c.makeSource(); err != nil {
+	if err := c.makeScopes(); err != nil {
 		return err
 	}
 	if c.tables, err = installed.New(installed.Options{Runtime: c.rt, Pods: c.Pods}); err != nil {
@@ -154,7 +158,7 @@ func Run(ctx context.Context, opts Options) error {
 func (c *Controller) makeKeeper(ctx context.Context) error {
 	opts := pods.Options{
 		Node: c.node, Runtime: c.rt, Every: c.opts.SweepEvery, Swept: c.probe.Swept, Counted: c.probe.Did, Log: c.opts.Log,
-		StateDir: c.opts.StateDir, CacheDir: c.opts.CNICache,
+		StateDir: c.opts.StateDir, CacheDir: c.opts.CNICache, Noticed: c.scopes.Poke,
 	}
 	cluster, err := kube.Connect(ctx, c.opts.Kubeconfig, c.opts.NodeName, c.opts.Log)
 	switch {
@@ -167,8 +171,9 @@ func (c *Controller) makeKeeper(ctx context.Context) error {
 		opts.Cluster = c.cluster
 		// The mesh must not need itself to start.
 		if own := kube.OwnNamespace(); own != "" {
-			opts.Own = []string{own}
+			c.own = []string{own}
 		}
+		opts.Own = c.own
 	}
 	c.keeper = pods.New(opts)
 	return nil
@@ -239,9 +244,8 @@ func (c *Controller) run(ctx context.Context) error {
 	if c.cluster != nil {
 		g.Go(func() error { return c.cluster.Run(ctx) })
 	}
-	g.Go(func() error { return c.follow(ctx) })
-	g.Go(func() error { return c.names.Run(ctx, c.store.Resolved) })
-	g.Go(func() error { return c.store.Run(ctx, c.publish) })
+	g.Go(func() error { return asFlag(c.scopes.Run(ctx)) })
+	g.Go(func() error { return c.names.Run(ctx, c.scopes.Resolved) })
 	g.Go(func() error { return c.recount(ctx) })
 	g.Go(func() error { return c.forget(ctx) })
 	g.Go(func() error { return c.announce(ctx, web.Addr().String()) })
@@ -317,7 +321,7 @@ func (c *Controller) notReady() error {
 	if c.ready.Load() {
 		return nil
 	}
-	if why := c.store.Status().Holding; why != "" {
+	if why := c.scopes.Status().Holding; why != "" {
 		return fmt.Errorf("no snapshot is published yet: %s", why)
 	}
 	return errors.New("no snapshot is published yet")

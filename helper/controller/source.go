@@ -3,15 +3,12 @@
 package controller
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 
-	"kmesh/helper/resolve"
-	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
 )
 
@@ -91,7 +88,7 @@ func (o Options) server() xds.ServerOptions {
 		Targets:   o.XDSServers,
 		Protocol:  xds.Protocol(o.Server.Protocol),
 		TokenFile: o.Server.Token,
-		Node:      &corev3.Node{Id: o.NodeID, UserAgentName: "kmesh", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: o.Version}},
+		Node:      o.node(o.NodeID, o.NodeMetadata),
 		Logger:    o.Log,
 	}
 	if s := o.Server; s.Roots != "" || s.ServerName != "" || s.Cert != "" || s.Key != "" {
@@ -103,34 +100,14 @@ func (o Options) server() xds.ServerOptions {
 	return out
 }
 
-// makeSource makes the source and the store that it fills.
-func (c *Controller) makeSource() (err error) {
-	switch c.opts.Unenforceable {
-	case "", ServeUnenforceable, RefuseUnenforceable:
-	default:
-		return fmt.Errorf("--unenforceable-actions is %q: use %s or %s", c.opts.Unenforceable, ServeUnenforceable, RefuseUnenforceable)
-	}
-	if c.source, err = source(c.opts); err != nil {
-		return err
-	}
-	// What an earlier helper published goes on serving until all of the first
-	// snapshot is good: from files, an admin will see to that; a server is given
-	// some time.
-	var hold time.Duration
-	if _, live := c.pub.Live(); live || c.others {
-		hold = 30 * time.Second
-		if c.opts.XDSDir != "" {
-			hold = -1
+// node is who asks.
+func (o Options) node(id string, metadata map[string]string) *corev3.Node {
+	n := &corev3.Node{Id: id, UserAgentName: "kmesh", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: o.Version}}
+	for k, v := range metadata {
+		if n.Metadata == nil {
+			n.Metadata = &structpb.Struct{Fields: make(map[string]*structpb.Value)}
 		}
+		n.Metadata.Fields[k] = structpb.NewStringValue(v)
 	}
-	c.names = resolve.New(resolve.Options{Log: c.opts.Log})
-	c.store = snapshot.New(snapshot.Options{
-		HoldFirst: hold, RefuseActions: c.opts.Unenforceable == RefuseUnenforceable, Resolve: c.names.Watch, Logger: c.opts.Log,
-	})
-	return nil
-}
-
-// follow runs the source.
-func (c *Controller) follow(ctx context.Context) error {
-	return asFlag(c.source.Run(ctx, c.store))
+	return n
 }

@@ -55,8 +55,7 @@ func TestSource(t *testing.T) {
 			tc.opts.Log = slog.New(slog.DiscardHandler)
 			s, err := source(tc.opts)
 			if err == nil {
-				c := &Controller{source: s, store: snapshot.New(snapshot.Options{Logger: tc.opts.Log})}
-				err = c.follow(t.Context())
+				err = asFlag(s.Run(t.Context(), snapshot.New(snapshot.Options{Logger: tc.opts.Log})))
 			}
 			if err == nil || slices.ContainsFunc(tc.parts, func(p string) bool { return !strings.Contains(err.Error(), p) }) {
 				t.Errorf("error %v, want one with %q", err, tc.parts)

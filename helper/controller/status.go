@@ -10,7 +10,6 @@ import (
 
 	"kmesh/helper/api"
 	apiv1 "kmesh/helper/api/v1"
-	"kmesh/helper/xds"
 )
 
 // Status implements api.Source and probe.Status.
@@ -28,7 +27,7 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 		return nil, err
 	}
 	kind := "directory"
-	if _, ok := c.source.(*xds.Server); ok {
+	if c.opts.XDSDir == "" {
 		kind = "server"
 	}
 	return api.StatusOf(api.Node{
@@ -38,8 +37,7 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 		BPFFS:   c.opts.BPFFS,
 		State:   state,
 		XdsKind: kind,
-		Xds:     c.source.Status(),
-		Config:  c.store.Status(),
+		Scopes:  c.scopes.Status(),
 		Fills:   fills,
 		Pods:    pods,
 

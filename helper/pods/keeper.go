@@ -52,6 +52,9 @@ type Options struct {
 	// Counted is told what was done to pods: "late_enrolled", "enroll_failed",
 	// "drift_repaired", "released"; may be nil.
 	Counted func(what string, n int)
+	// Noticed is told that pods may be others than before, on this node or at the API
+	// server; may be nil. It must not wait.
+	Noticed func()
 	Log     *slog.Logger
 
 	// Cluster is the API server; nil: there is none, and nothing is followed.
@@ -84,6 +87,9 @@ func New(opts Options) *Keeper {
 	}
 	if opts.Counted == nil {
 		opts.Counted = func(string, int) {}
+	}
+	if opts.Noticed == nil {
+		opts.Noticed = func() {}
 	}
 	if opts.CacheDir == "" {
 		opts.CacheDir = cached.DefaultDir
@@ -170,6 +176,7 @@ func (k *Keeper) watch(ctx context.Context, hints *hint.Watcher) error {
 		case <-tick.C:
 			round()
 		case h := <-hints.C:
+			k.opts.Noticed()
 			if !heard.urgent() {
 				wait := lookAgain
 				if h != (hint.Hint{New: true}) {

@@ -36,6 +36,7 @@ func (k *Keeper) follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-k.opts.Cluster.Changed():
+			k.opts.Noticed()
 			timer.Reset(gather)
 			continue
 		case <-timer.C:

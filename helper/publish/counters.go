@@ -61,6 +61,19 @@ func (p *Publisher) index() (names map[uint32]name, endpoints map[uint32]bpf.End
 	return names, endpoints, scopes
 }
 
+// ScopeIDs are the scopes in the maps, by their names.
+func (p *Publisher) ScopeIDs() map[string]uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[string]uint32)
+	for id, n := range p.now.names {
+		if n.kind == bpf.NameScope {
+			out[n.name] = id
+		}
+	}
+	return out
+}
+
 // Counters reads all counters. It walks the node's stamped sockets first, so that
 // the bytes of live connections are in.
 func (p *Publisher) Counters(ctx context.Context) (Counters, error) {

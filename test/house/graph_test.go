@@ -39,6 +39,7 @@ var allowed = map[string][]string{
 		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
 		"helper/translate/workload/address", "helper/translate/workload/policy",
 	},
+	"helper/scopes":      {"helper/mesh", "helper/xds", "helper/snapshot", "helper/pods/plan", "netns"},
 	"helper/automaton":   {"helper/mesh"},
 	"helper/head":        {},
 	"helper/explain":     {"helper/mesh", "helper/head"},
@@ -53,7 +54,7 @@ var allowed = map[string][]string{
 	"helper/pods/kube":   {"cni/optin", "helper/pods/plan"},
 	"helper/probe":       {"helper/mesh", "helper/publish", "helper/api/v1"},
 	"helper/api": {
-		"helper/api/v1", "helper/mesh", "helper/xds", "helper/snapshot", "helper/publish", "netns", "bpf",
+		"helper/api/v1", "helper/mesh", "helper/xds", "helper/snapshot", "helper/scopes", "helper/publish", "netns", "bpf",
 	},
 	"helper/api/v1": {},
 	// It runs the bytes that are in the maps: it needs the machine, and no compiler's input.
@@ -61,8 +62,8 @@ var allowed = map[string][]string{
 	"helper/controller": {
 		"bpf", "netns",
 		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
-		"helper/snapshot", "helper/automaton", "helper/balance", "helper/resolve",
-		"helper/publish", "helper/pods", "helper/pods/kube", "helper/probe", "helper/api", "helper/api/v1", "helper/installed",
+		"helper/snapshot", "helper/scopes", "helper/automaton", "helper/balance", "helper/resolve",
+		"helper/publish", "helper/pods", "helper/pods/kube", "helper/pods/plan", "helper/probe", "helper/api", "helper/api/v1", "helper/installed",
 	},
 	"helper/kmesh-helper": {"helper/controller", "helper/pods/cached", "netns", "bpf"},
 	"helper/kmeshctl": {

@@ -84,7 +84,16 @@ type StatusResponse struct {
 	Maps     []*Map     `protobuf:"bytes,12,rep,name=maps,proto3" json:"maps,omitempty"`
 	Pods     *PodCounts `protobuf:"bytes,13,opt,name=pods,proto3" json:"pods,omitempty"`
 	// Absent where the helper follows no API server.
-	Kubernetes    *Kubernetes `protobuf:"bytes,14,opt,name=kubernetes,proto3" json:"kubernetes,omitempty"`
+	Kubernetes *Kubernetes `protobuf:"bytes,14,opt,name=kubernetes,proto3" json:"kubernetes,omitempty"`
+	// The views that pods have of their own; then xds and config, which are the default
+	// scope's, may be absent.
+	Scopes []*Scope `protobuf:"bytes,15,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Why the control plane gives no views for pods; empty: it does, or was not asked.
+	ScopesRefused string `protobuf:"bytes,16,opt,name=scopes_refused,json=scopesRefused,proto3" json:"scopes_refused,omitempty"`
+	// Scopes above the cap: their pods share one for each namespace.
+	ScopesShared uint32 `protobuf:"varint,17,opt,name=scopes_shared,json=scopesShared,proto3" json:"scopes_shared,omitempty"`
+	// The workload API's source; absent where it is not followed.
+	Workloads     *Xds `protobuf:"bytes,18,opt,name=workloads,proto3" json:"workloads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +226,150 @@ func (x *StatusResponse) GetKubernetes() *Kubernetes {
 	return nil
 }
 
+func (x *StatusResponse) GetScopes() []*Scope {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetScopesRefused() string {
+	if x != nil {
+		return x.ScopesRefused
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetScopesShared() uint32 {
+	if x != nil {
+		return x.ScopesShared
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetWorkloads() *Xds {
+	if x != nil {
+		return x.Workloads
+	}
+	return nil
+}
+
+// Scope is one view of the mesh: the control plane's answer for the pods with this
+// namespace, service account and labels.
+type Scope struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Empty, like labels, for the one that pods above the cap share.
+	ServiceAccount string `protobuf:"bytes,2,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	// "k=v", sorted, joined by ",".
+	Labels string `protobuf:"bytes,3,opt,name=labels,proto3" json:"labels,omitempty"`
+	// As counters and metrics call it.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// Of this node.
+	Pods uint32 `protobuf:"varint,5,opt,name=pods,proto3" json:"pods,omitempty"`
+	// It is in the maps.
+	Live   bool    `protobuf:"varint,6,opt,name=live,proto3" json:"live,omitempty"`
+	Xds    *Xds    `protobuf:"bytes,7,opt,name=xds,proto3" json:"xds,omitempty"`
+	Config *Config `protobuf:"bytes,8,opt,name=config,proto3" json:"config,omitempty"`
+	// Why it is not followed; empty: it is.
+	Problem       string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scope) Reset() {
+	*x = Scope{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scope) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scope) ProtoMessage() {}
+
+func (x *Scope) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scope.ProtoReflect.Descriptor instead.
+func (*Scope) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Scope) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Scope) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *Scope) GetLabels() string {
+	if x != nil {
+		return x.Labels
+	}
+	return ""
+}
+
+func (x *Scope) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Scope) GetPods() uint32 {
+	if x != nil {
+		return x.Pods
+	}
+	return 0
+}
+
+func (x *Scope) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+func (x *Scope) GetXds() *Xds {
+	if x != nil {
+		return x.Xds
+	}
+	return nil
+}
+
+func (x *Scope) GetConfig() *Config {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *Scope) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // Kubernetes is the API server that the helper follows.
 type Kubernetes struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -235,7 +388,7 @@ type Kubernetes struct {
 
 func (x *Kubernetes) Reset() {
 	*x = Kubernetes{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -247,7 +400,7 @@ func (x *Kubernetes) String() string {
 func (*Kubernetes) ProtoMessage() {}
 
 func (x *Kubernetes) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -260,7 +413,7 @@ func (x *Kubernetes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kubernetes.ProtoReflect.Descriptor instead.
 func (*Kubernetes) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{2}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Kubernetes) GetServer() string {
@@ -311,7 +464,7 @@ type PodPlan struct {
 
 func (x *PodPlan) Reset() {
 	*x = PodPlan{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +476,7 @@ func (x *PodPlan) String() string {
 func (*PodPlan) ProtoMessage() {}
 
 func (x *PodPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +489,7 @@ func (x *PodPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodPlan.ProtoReflect.Descriptor instead.
 func (*PodPlan) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{3}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PodPlan) GetNamespace() string {
@@ -377,7 +530,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +542,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +555,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{4}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Config) GetVersion() uint64 {
@@ -456,7 +609,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +621,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +634,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{5}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Resource) GetType() string {
@@ -543,7 +696,7 @@ type Xds struct {
 
 func (x *Xds) Reset() {
 	*x = Xds{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +708,7 @@ func (x *Xds) String() string {
 func (*Xds) ProtoMessage() {}
 
 func (x *Xds) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +721,7 @@ func (x *Xds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xds.ProtoReflect.Descriptor instead.
 func (*Xds) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{6}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Xds) GetKind() string {
@@ -641,7 +794,7 @@ type XdsResource struct {
 
 func (x *XdsResource) Reset() {
 	*x = XdsResource{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +806,7 @@ func (x *XdsResource) String() string {
 func (*XdsResource) ProtoMessage() {}
 
 func (x *XdsResource) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +819,7 @@ func (x *XdsResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XdsResource.ProtoReflect.Descriptor instead.
 func (*XdsResource) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *XdsResource) GetType() string {
@@ -740,7 +893,7 @@ type XdsType struct {
 
 func (x *XdsType) Reset() {
 	*x = XdsType{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +905,7 @@ func (x *XdsType) String() string {
 func (*XdsType) ProtoMessage() {}
 
 func (x *XdsType) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +918,7 @@ func (x *XdsType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XdsType.ProtoReflect.Descriptor instead.
 func (*XdsType) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *XdsType) GetType() string {
@@ -833,7 +986,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +998,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +1011,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Verdict) GetSource() string {
@@ -914,7 +1067,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1079,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1092,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Map) GetName() string {
@@ -980,7 +1133,7 @@ type PodCounts struct {
 
 func (x *PodCounts) Reset() {
 	*x = PodCounts{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1145,7 @@ func (x *PodCounts) String() string {
 func (*PodCounts) ProtoMessage() {}
 
 func (x *PodCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1158,7 @@ func (x *PodCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCounts.ProtoReflect.Descriptor instead.
 func (*PodCounts) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PodCounts) GetLive() uint32 {
@@ -1058,7 +1211,7 @@ type PodsRequest struct {
 
 func (x *PodsRequest) Reset() {
 	*x = PodsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1223,7 @@ func (x *PodsRequest) String() string {
 func (*PodsRequest) ProtoMessage() {}
 
 func (x *PodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1236,7 @@ func (x *PodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsRequest.ProtoReflect.Descriptor instead.
 func (*PodsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
 }
 
 type PodsResponse struct {
@@ -1097,7 +1250,7 @@ type PodsResponse struct {
 
 func (x *PodsResponse) Reset() {
 	*x = PodsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1262,7 @@ func (x *PodsResponse) String() string {
 func (*PodsResponse) ProtoMessage() {}
 
 func (x *PodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1275,7 @@ func (x *PodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsResponse.ProtoReflect.Descriptor instead.
 func (*PodsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PodsResponse) GetPods() []*Pod {
@@ -1157,7 +1310,7 @@ type NotEnrolled struct {
 
 func (x *NotEnrolled) Reset() {
 	*x = NotEnrolled{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1322,7 @@ func (x *NotEnrolled) String() string {
 func (*NotEnrolled) ProtoMessage() {}
 
 func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1335,7 @@ func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotEnrolled.ProtoReflect.Descriptor instead.
 func (*NotEnrolled) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NotEnrolled) GetContainerId() string {
@@ -1264,7 +1417,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1429,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1442,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pod) GetContainerId() string {
@@ -1439,7 +1592,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1604,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1617,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Link) GetHook() string {
@@ -1531,7 +1684,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1696,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1709,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
 }
 
 type ServicesResponse struct {
@@ -1568,7 +1721,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1733,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1746,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -1618,7 +1771,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1783,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1796,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Service) GetScope() string {
@@ -1695,7 +1848,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1860,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1873,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Frontend) GetPrefix() string {
@@ -1763,7 +1916,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1928,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1941,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ServiceCluster) GetName() string {
@@ -1857,7 +2010,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2022,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2035,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -1943,7 +2096,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2108,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2121,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Counters) GetOpened() uint64 {
@@ -2030,7 +2183,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2195,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2208,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -2074,7 +2227,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2239,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2252,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FlowsResponse) GetFlows() []*Flow {
@@ -2146,7 +2299,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2311,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2324,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Flow) GetNamespace() string {
@@ -2308,7 +2461,7 @@ type FlowLeg struct {
 
 func (x *FlowLeg) Reset() {
 	*x = FlowLeg{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2473,7 @@ func (x *FlowLeg) String() string {
 func (*FlowLeg) ProtoMessage() {}
 
 func (x *FlowLeg) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2486,7 @@ func (x *FlowLeg) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowLeg.ProtoReflect.Descriptor instead.
 func (*FlowLeg) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FlowLeg) GetEndpoint() string {
@@ -2402,7 +2555,7 @@ type RoutesRequest struct {
 
 func (x *RoutesRequest) Reset() {
 	*x = RoutesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2567,7 @@ func (x *RoutesRequest) String() string {
 func (*RoutesRequest) ProtoMessage() {}
 
 func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2580,7 @@ func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesRequest.ProtoReflect.Descriptor instead.
 func (*RoutesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RoutesRequest) GetService() string {
@@ -2447,7 +2600,7 @@ type RoutesResponse struct {
 
 func (x *RoutesResponse) Reset() {
 	*x = RoutesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2612,7 @@ func (x *RoutesResponse) String() string {
 func (*RoutesResponse) ProtoMessage() {}
 
 func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2625,7 @@ func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesResponse.ProtoReflect.Descriptor instead.
 func (*RoutesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RoutesResponse) GetRoutes() []*Route {
@@ -2503,7 +2656,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2668,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2681,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Route) GetScope() string {
@@ -2603,7 +2756,7 @@ type ClusterShare struct {
 
 func (x *ClusterShare) Reset() {
 	*x = ClusterShare{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +2768,7 @@ func (x *ClusterShare) String() string {
 func (*ClusterShare) ProtoMessage() {}
 
 func (x *ClusterShare) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +2781,7 @@ func (x *ClusterShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShare.ProtoReflect.Descriptor instead.
 func (*ClusterShare) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ClusterShare) GetName() string {
@@ -2689,7 +2842,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +2854,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +2867,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -2779,7 +2932,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2791,7 +2944,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2804,7 +2957,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ExplainResponse) GetRequest() string {
@@ -2908,7 +3061,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3073,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3086,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{34}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Outcome) GetShare() float64 {
@@ -2984,7 +3137,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3149,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3162,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{35}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TraceRequest) GetNamespace() string {
@@ -3067,7 +3220,7 @@ type TraceRecord struct {
 
 func (x *TraceRecord) Reset() {
 	*x = TraceRecord{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3232,7 @@ func (x *TraceRecord) String() string {
 func (*TraceRecord) ProtoMessage() {}
 
 func (x *TraceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3245,7 @@ func (x *TraceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRecord.ProtoReflect.Descriptor instead.
 func (*TraceRecord) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{36}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TraceRecord) GetAtNanoseconds() int64 {
@@ -3205,7 +3358,7 @@ var File_helper_api_v1_kmesh_proto protoreflect.FileDescriptor
 const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\n" +
 	"\x19helper/api/v1/kmesh.proto\x12\fkmesh.api.v1\"\x0f\n" +
-	"\rStatusRequest\"\x8f\x04\n" +
+	"\rStatusRequest\"\xb9\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0euptime_seconds\x18\x02 \x01(\x03R\ruptimeSeconds\x12\x10\n" +
@@ -3225,7 +3378,21 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x04pods\x18\r \x01(\v2\x17.kmesh.api.v1.PodCountsR\x04pods\x128\n" +
 	"\n" +
 	"kubernetes\x18\x0e \x01(\v2\x18.kmesh.api.v1.KubernetesR\n" +
-	"kubernetes\"\xb1\x01\n" +
+	"kubernetes\x12+\n" +
+	"\x06scopes\x18\x0f \x03(\v2\x13.kmesh.api.v1.ScopeR\x06scopes\x12%\n" +
+	"\x0escopes_refused\x18\x10 \x01(\tR\rscopesRefused\x12#\n" +
+	"\rscopes_shared\x18\x11 \x01(\rR\fscopesShared\x12/\n" +
+	"\tworkloads\x18\x12 \x01(\v2\x11.kmesh.api.v1.XdsR\tworkloads\"\x8f\x02\n" +
+	"\x05Scope\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
+	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12\x16\n" +
+	"\x06labels\x18\x03 \x01(\tR\x06labels\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04pods\x18\x05 \x01(\rR\x04pods\x12\x12\n" +
+	"\x04live\x18\x06 \x01(\bR\x04live\x12#\n" +
+	"\x03xds\x18\a \x01(\v2\x11.kmesh.api.v1.XdsR\x03xds\x12,\n" +
+	"\x06config\x18\b \x01(\v2\x14.kmesh.api.v1.ConfigR\x06config\x12\x18\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\"\xb1\x01\n" +
 	"\n" +
 	"Kubernetes\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
@@ -3498,95 +3665,100 @@ func file_helper_api_v1_kmesh_proto_rawDescGZIP() []byte {
 	return file_helper_api_v1_kmesh_proto_rawDescData
 }
 
-var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_helper_api_v1_kmesh_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: kmesh.api.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: kmesh.api.v1.StatusResponse
-	(*Kubernetes)(nil),       // 2: kmesh.api.v1.Kubernetes
-	(*PodPlan)(nil),          // 3: kmesh.api.v1.PodPlan
-	(*Config)(nil),           // 4: kmesh.api.v1.Config
-	(*Resource)(nil),         // 5: kmesh.api.v1.Resource
-	(*Xds)(nil),              // 6: kmesh.api.v1.Xds
-	(*XdsResource)(nil),      // 7: kmesh.api.v1.XdsResource
-	(*XdsType)(nil),          // 8: kmesh.api.v1.XdsType
-	(*Verdict)(nil),          // 9: kmesh.api.v1.Verdict
-	(*Map)(nil),              // 10: kmesh.api.v1.Map
-	(*PodCounts)(nil),        // 11: kmesh.api.v1.PodCounts
-	(*PodsRequest)(nil),      // 12: kmesh.api.v1.PodsRequest
-	(*PodsResponse)(nil),     // 13: kmesh.api.v1.PodsResponse
-	(*NotEnrolled)(nil),      // 14: kmesh.api.v1.NotEnrolled
-	(*Pod)(nil),              // 15: kmesh.api.v1.Pod
-	(*Link)(nil),             // 16: kmesh.api.v1.Link
-	(*ServicesRequest)(nil),  // 17: kmesh.api.v1.ServicesRequest
-	(*ServicesResponse)(nil), // 18: kmesh.api.v1.ServicesResponse
-	(*Service)(nil),          // 19: kmesh.api.v1.Service
-	(*Frontend)(nil),         // 20: kmesh.api.v1.Frontend
-	(*ServiceCluster)(nil),   // 21: kmesh.api.v1.ServiceCluster
-	(*Endpoint)(nil),         // 22: kmesh.api.v1.Endpoint
-	(*Counters)(nil),         // 23: kmesh.api.v1.Counters
-	(*FlowsRequest)(nil),     // 24: kmesh.api.v1.FlowsRequest
-	(*FlowsResponse)(nil),    // 25: kmesh.api.v1.FlowsResponse
-	(*Flow)(nil),             // 26: kmesh.api.v1.Flow
-	(*FlowLeg)(nil),          // 27: kmesh.api.v1.FlowLeg
-	(*RoutesRequest)(nil),    // 28: kmesh.api.v1.RoutesRequest
-	(*RoutesResponse)(nil),   // 29: kmesh.api.v1.RoutesResponse
-	(*Route)(nil),            // 30: kmesh.api.v1.Route
-	(*ClusterShare)(nil),     // 31: kmesh.api.v1.ClusterShare
-	(*ExplainRequest)(nil),   // 32: kmesh.api.v1.ExplainRequest
-	(*ExplainResponse)(nil),  // 33: kmesh.api.v1.ExplainResponse
-	(*Outcome)(nil),          // 34: kmesh.api.v1.Outcome
-	(*TraceRequest)(nil),     // 35: kmesh.api.v1.TraceRequest
-	(*TraceRecord)(nil),      // 36: kmesh.api.v1.TraceRecord
-	nil,                      // 37: kmesh.api.v1.XdsType.StatesEntry
-	nil,                      // 38: kmesh.api.v1.Service.RefusedEntry
+	(*Scope)(nil),            // 2: kmesh.api.v1.Scope
+	(*Kubernetes)(nil),       // 3: kmesh.api.v1.Kubernetes
+	(*PodPlan)(nil),          // 4: kmesh.api.v1.PodPlan
+	(*Config)(nil),           // 5: kmesh.api.v1.Config
+	(*Resource)(nil),         // 6: kmesh.api.v1.Resource
+	(*Xds)(nil),              // 7: kmesh.api.v1.Xds
+	(*XdsResource)(nil),      // 8: kmesh.api.v1.XdsResource
+	(*XdsType)(nil),          // 9: kmesh.api.v1.XdsType
+	(*Verdict)(nil),          // 10: kmesh.api.v1.Verdict
+	(*Map)(nil),              // 11: kmesh.api.v1.Map
+	(*PodCounts)(nil),        // 12: kmesh.api.v1.PodCounts
+	(*PodsRequest)(nil),      // 13: kmesh.api.v1.PodsRequest
+	(*PodsResponse)(nil),     // 14: kmesh.api.v1.PodsResponse
+	(*NotEnrolled)(nil),      // 15: kmesh.api.v1.NotEnrolled
+	(*Pod)(nil),              // 16: kmesh.api.v1.Pod
+	(*Link)(nil),             // 17: kmesh.api.v1.Link
+	(*ServicesRequest)(nil),  // 18: kmesh.api.v1.ServicesRequest
+	(*ServicesResponse)(nil), // 19: kmesh.api.v1.ServicesResponse
+	(*Service)(nil),          // 20: kmesh.api.v1.Service
+	(*Frontend)(nil),         // 21: kmesh.api.v1.Frontend
+	(*ServiceCluster)(nil),   // 22: kmesh.api.v1.ServiceCluster
+	(*Endpoint)(nil),         // 23: kmesh.api.v1.Endpoint
+	(*Counters)(nil),         // 24: kmesh.api.v1.Counters
+	(*FlowsRequest)(nil),     // 25: kmesh.api.v1.FlowsRequest
+	(*FlowsResponse)(nil),    // 26: kmesh.api.v1.FlowsResponse
+	(*Flow)(nil),             // 27: kmesh.api.v1.Flow
+	(*FlowLeg)(nil),          // 28: kmesh.api.v1.FlowLeg
+	(*RoutesRequest)(nil),    // 29: kmesh.api.v1.RoutesRequest
+	(*RoutesResponse)(nil),   // 30: kmesh.api.v1.RoutesResponse
+	(*Route)(nil),            // 31: kmesh.api.v1.Route
+	(*ClusterShare)(nil),     // 32: kmesh.api.v1.ClusterShare
+	(*ExplainRequest)(nil),   // 33: kmesh.api.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 34: kmesh.api.v1.ExplainResponse
+	(*Outcome)(nil),          // 35: kmesh.api.v1.Outcome
+	(*TraceRequest)(nil),     // 36: kmesh.api.v1.TraceRequest
+	(*TraceRecord)(nil),      // 37: kmesh.api.v1.TraceRecord
+	nil,                      // 38: kmesh.api.v1.XdsType.StatesEntry
+	nil,                      // 39: kmesh.api.v1.Service.RefusedEntry
 }
 var file_helper_api_v1_kmesh_proto_depIdxs = []int32{
-	6,  // 0: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
-	4,  // 1: kmesh.api.v1.StatusResponse.config:type_name -> kmesh.api.v1.Config
-	9,  // 2: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
-	9,  // 3: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
-	10, // 4: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
-	11, // 5: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
-	2,  // 6: kmesh.api.v1.StatusResponse.kubernetes:type_name -> kmesh.api.v1.Kubernetes
-	3,  // 7: kmesh.api.v1.Kubernetes.plans:type_name -> kmesh.api.v1.PodPlan
-	5,  // 8: kmesh.api.v1.Config.resources:type_name -> kmesh.api.v1.Resource
-	8,  // 9: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
-	7,  // 10: kmesh.api.v1.Xds.unsettled:type_name -> kmesh.api.v1.XdsResource
-	37, // 11: kmesh.api.v1.XdsType.states:type_name -> kmesh.api.v1.XdsType.StatesEntry
-	15, // 12: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
-	14, // 13: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
-	16, // 14: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
-	19, // 15: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
-	20, // 16: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
-	21, // 17: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
-	38, // 18: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
-	22, // 19: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
-	23, // 20: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
-	26, // 21: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
-	27, // 22: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
-	30, // 23: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
-	31, // 24: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
-	34, // 25: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
-	31, // 26: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
-	0,  // 27: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
-	12, // 28: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
-	17, // 29: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
-	24, // 30: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
-	28, // 31: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
-	32, // 32: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
-	35, // 33: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
-	1,  // 34: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
-	13, // 35: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
-	18, // 36: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
-	25, // 37: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
-	29, // 38: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
-	33, // 39: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
-	36, // 40: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
-	34, // [34:41] is the sub-list for method output_type
-	27, // [27:34] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	7,  // 0: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
+	5,  // 1: kmesh.api.v1.StatusResponse.config:type_name -> kmesh.api.v1.Config
+	10, // 2: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
+	10, // 3: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
+	11, // 4: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
+	12, // 5: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
+	3,  // 6: kmesh.api.v1.StatusResponse.kubernetes:type_name -> kmesh.api.v1.Kubernetes
+	2,  // 7: kmesh.api.v1.StatusResponse.scopes:type_name -> kmesh.api.v1.Scope
+	7,  // 8: kmesh.api.v1.StatusResponse.workloads:type_name -> kmesh.api.v1.Xds
+	7,  // 9: kmesh.api.v1.Scope.xds:type_name -> kmesh.api.v1.Xds
+	5,  // 10: kmesh.api.v1.Scope.config:type_name -> kmesh.api.v1.Config
+	4,  // 11: kmesh.api.v1.Kubernetes.plans:type_name -> kmesh.api.v1.PodPlan
+	6,  // 12: kmesh.api.v1.Config.resources:type_name -> kmesh.api.v1.Resource
+	9,  // 13: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
+	8,  // 14: kmesh.api.v1.Xds.unsettled:type_name -> kmesh.api.v1.XdsResource
+	38, // 15: kmesh.api.v1.XdsType.states:type_name -> kmesh.api.v1.XdsType.StatesEntry
+	16, // 16: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
+	15, // 17: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
+	17, // 18: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
+	20, // 19: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
+	21, // 20: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
+	22, // 21: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
+	39, // 22: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
+	23, // 23: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
+	24, // 24: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
+	27, // 25: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
+	28, // 26: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
+	31, // 27: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
+	32, // 28: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
+	35, // 29: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
+	32, // 30: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
+	0,  // 31: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
+	13, // 32: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
+	18, // 33: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
+	25, // 34: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
+	29, // 35: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
+	33, // 36: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
+	36, // 37: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
+	1,  // 38: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
+	14, // 39: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
+	19, // 40: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
+	26, // 41: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
+	30, // 42: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
+	34, // 43: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
+	37, // 44: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
+	38, // [38:45] is the sub-list for method output_type
+	31, // [31:38] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_helper_api_v1_kmesh_proto_init() }
@@ -3600,7 +3772,7 @@ func file_helper_api_v1_kmesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_helper_api_v1_kmesh_proto_rawDesc), len(file_helper_api_v1_kmesh_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

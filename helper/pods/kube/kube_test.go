@@ -34,14 +34,14 @@ func TestPodOf(t *testing.T) {
 	base := func(change func(*corev1.Pod)) *corev1.Pod {
 		p := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "u1", Labels: map[string]string{"app": "web"}},
-			Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+			Spec:       corev1.PodSpec{NodeName: "n1", ServiceAccountName: "shopper", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "fd00::1"}}},
 		}
 		change(p)
 		return p
 	}
 	addrs := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
-	plain := plan.Pod{UID: "u1", APIUID: "u1", Namespace: "shop", Name: "web", Addrs: addrs}
+	plain := plan.Pod{UID: "u1", APIUID: "u1", Namespace: "shop", Name: "web", Addrs: addrs, Labels: map[string]string{"app": "web"}, ServiceAccount: "shopper"}
 	with := func(change func(*plan.Pod)) plan.Pod { p := plain; change(&p); return p }
 	tests := []struct {
 		name string
@@ -60,6 +60,9 @@ func TestPodOf(t *testing.T) {
 			with(func(p *plan.Pod) {
 				p.UID, p.Annotations = "h", map[string]string{annotationMirror: "h", annotationHash: "h"}
 			})},
+		{"other labels", base(func(p *corev1.Pod) { p.Labels = map[string]string{"app": "api"} }),
+			with(func(p *plan.Pod) { p.Labels = map[string]string{"app": "api"} })},
+		{"other account", base(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "b" }), with(func(p *plan.Pod) { p.ServiceAccount = "b" })},
 		{"hash without mirror", base(func(p *corev1.Pod) { p.Annotations = map[string]string{annotationHash: "h"} }),
 			with(func(p *plan.Pod) { p.Annotations = map[string]string{annotationHash: "h"} })},
 	}
@@ -73,7 +76,7 @@ func TestPodOf(t *testing.T) {
 			if got := podOf(trimmed); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("%+v\nwant %+v", got, tt.want)
 			}
-			if trimmed.Labels != nil || trimmed.Spec.Containers != nil {
+			if trimmed.Spec.Containers != nil {
 				t.Error("what nobody reads is kept")
 			}
 			if again, _ := trimPod(trimmed); !reflect.DeepEqual(again, o) {

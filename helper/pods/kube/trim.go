@@ -37,7 +37,8 @@ func trimPod(o any) (any, error) {
 			out.Annotations[name] = value
 		}
 	}
-	out.Spec.NodeName, out.Spec.HostNetwork = p.Spec.NodeName, p.Spec.HostNetwork
+	out.Labels = p.Labels
+	out.Spec.NodeName, out.Spec.HostNetwork, out.Spec.ServiceAccountName = p.Spec.NodeName, p.Spec.HostNetwork, p.Spec.ServiceAccountName
 	out.Status.Phase, out.Status.PodIPs = p.Status.Phase, p.Status.PodIPs
 	return out, nil
 }
@@ -78,7 +79,7 @@ func same(old, now any) bool {
 func podOf(p *corev1.Pod) plan.Pod {
 	out := plan.Pod{
 		UID: string(p.UID), APIUID: string(p.UID), Namespace: p.Namespace, Name: p.Name,
-		Annotations: p.Annotations, HostNetwork: p.Spec.HostNetwork,
+		Annotations: p.Annotations, HostNetwork: p.Spec.HostNetwork, Labels: p.Labels, ServiceAccount: p.Spec.ServiceAccountName,
 		Ending: p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
 	}
 	for _, name := range []string{annotationMirror, annotationHash} {

@@ -38,6 +38,9 @@ type Pod struct {
 	Ending bool
 	// Addrs are its addresses; none before its sandbox is made.
 	Addrs []netip.Addr
+	// Labels and ServiceAccount are what its view of the mesh depends on.
+	Labels         map[string]string
+	ServiceAccount string
 }
 
 // Namespaces are the modes of all namespaces there are, "" for those without one.
@@ -84,11 +87,7 @@ func Next(p Pod, namespaces Namespaces, own []string, st State) Step {
 	if p.Ending || !known {
 		return Step{}
 	}
-	set := optin.Set{Namespaces: map[string]optin.Mode{p.Namespace: mode}, ControlPlane: own}
-	if mode == "" {
-		set.Namespaces = nil
-	}
-	d, err := optin.Decide(p.Namespace, p.Annotations, set)
+	d, err := decide(p, mode, own)
 	switch {
 	case err != nil:
 		return Step{Refuse, err.Error()}
@@ -108,6 +107,24 @@ func Next(p Pod, namespaces Namespaces, own []string, st State) Step {
 		return Step{Drain, d.Reason}
 	}
 	return Step{}
+}
+
+// Wants says whether a pod is to be governed, now or once it has been made.
+func Wants(p Pod, namespaces Namespaces, own []string) bool {
+	mode, known := namespaces[p.Namespace]
+	if p.Ending || !known || p.HostNetwork {
+		return false
+	}
+	d, err := decide(p, mode, own)
+	return err == nil && d.Enroll
+}
+
+func decide(p Pod, mode optin.Mode, own []string) (optin.Decision, error) {
+	set := optin.Set{Namespaces: map[string]optin.Mode{p.Namespace: mode}, ControlPlane: own}
+	if mode == "" {
+		set.Namespaces = nil
+	}
+	return optin.Decide(p.Namespace, p.Annotations, set)
 }
 
 // Set is the set that the plugin reads, as the namespaces say.
