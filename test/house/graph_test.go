@@ -28,8 +28,11 @@ var allowed = map[string][]string{
 	"cni/kmesh-cni": {"cni"},
 
 	// The helper, from the control plane (left) to the maps (right).
-	"helper/mesh":               {},
-	"helper/xds":                {"helper/mesh"},
+	"helper/mesh": {},
+	"helper/xds":  {"helper/mesh"},
+	// Certificates of workloads, for the streams; and how they are asked for: generated.
+	"helper/identity":           {"helper/identity/ca"},
+	"helper/identity/ca":        {},
 	"helper/translate/envoy":    {"helper/mesh"},
 	"helper/translate/workload": {"helper/mesh", "helper/translate/workload/address", "helper/translate/workload/policy"},
 	// The messages of the workload API: generated.
