@@ -24,6 +24,9 @@ type TLS struct {
 	RootsFile string
 	// CertFile and KeyFile are the client's certificate and key (PEM): both or none.
 	CertFile, KeyFile string
+	// Certificate gives the client's certificate in their place, if it is not nil. It is
+	// asked for every connection; while it gives an error there is none.
+	Certificate func() (*tls.Certificate, error)
 	// ServerName is the name that the server's certificate must have; the target's
 	// host if empty.
 	ServerName string
@@ -36,6 +39,8 @@ func (t *TLS) check() error {
 		return nil
 	case t.RootsFile == "":
 		return &OptionError{"TLS.RootsFile", errors.New("is empty: give the file with the certificates that the server's must lead to")}
+	case t.Certificate != nil && (t.CertFile != "" || t.KeyFile != ""):
+		return &OptionError{"TLS.Certificate", errors.New("is given beside TLS.CertFile or TLS.KeyFile: give the files or the function")}
 	case t.CertFile == "" && t.KeyFile != "":
 		return &OptionError{"TLS.CertFile", errors.New("is empty, and there is a key: give both or none")}
 	case t.CertFile != "" && t.KeyFile == "":
@@ -94,7 +99,21 @@ func (t *transport) config() *tls.Config {
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (t *transport) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return credentials.NewTLS(t.config()).ClientHandshake(ctx, authority, conn)
+	cfg := t.config()
+	if t.opts.Certificate != nil {
+		// Also for a server that would take us without one: as nobody we would be told
+		// something else. And what it says about authorities does not choose: a server
+		// that does not know ours refuses it aloud.
+		cert, err := t.opts.Certificate()
+		if err == nil && cert == nil {
+			err = errors.New("there is none")
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("the client certificate: %w", err)
+		}
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	}
+	return credentials.NewTLS(cfg).ClientHandshake(ctx, authority, conn)
 }
 
 // ServerHandshake implements credentials.TransportCredentials.

@@ -270,6 +270,11 @@ func TestOptions(t *testing.T) {
 		}
 	}
 	decode := Named(func() *corev3.Node { return &corev3.Node{} })
+	pool, err := NewPool(PoolOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	noCertificate := func() (*tls.Certificate, error) { return nil, errors.New("none") }
 	tests := map[string]struct {
 		change func(*ServerOptions)
 		option string
@@ -286,6 +291,12 @@ func TestOptions(t *testing.T) {
 		"no roots":       {func(o *ServerOptions) { o.TLS = &TLS{CertFile: "x", KeyFile: "y"} }, "TLS.RootsFile", []string{"is empty"}},
 		"key only":       {withTLS(func(o *ServerOptions) { o.TLS.KeyFile = "y" }), "TLS.CertFile", []string{"both or none"}},
 		"cert only":      {withTLS(func(o *ServerOptions) { o.TLS.CertFile = "y" }), "TLS.KeyFile", []string{"both or none"}},
+		"two certs":      {withTLS(func(o *ServerOptions) { o.TLS.CertFile, o.TLS.KeyFile, o.TLS.Certificate = "x", "y", noCertificate }), "TLS.Certificate", []string{"TLS.CertFile", "give the files or the function"}},
+		"cert and key":   {withTLS(func(o *ServerOptions) { o.TLS.KeyFile, o.TLS.Certificate = "y", noCertificate }), "TLS.Certificate", []string{"TLS.KeyFile"}},
+		"pool and TLS":   {withTLS(func(o *ServerOptions) { o.Pool = pool }), "TLS", []string{"the pool's", "NewPool"}},
+		"pool and token": {func(o *ServerOptions) { o.Pool, o.TokenFile = pool, "x" }, "TokenFile", []string{"the pool's"}},
+		"pool and alive": {func(o *ServerOptions) { o.Pool, o.Keepalive = pool, time.Second }, "Keepalive", []string{"the pool's"}},
+		"pool and size":  {func(o *ServerOptions) { o.Pool, o.MaxMessage = pool, 1 }, "MaxMessage", []string{"the pool's"}},
 		"type":           {func(o *ServerOptions) { o.Types = []Type{{URL: "x", Decode: decode}} }, "Types", []string{`"x"`}},
 		"type twice":     {func(o *ServerOptions) { o.Types = append(EnvoyTypes(), EnvoyTypes()...) }, "Types", []string{"twice"}},
 		"no decoder":     {func(o *ServerOptions) { o.Types = []Type{{URL: ClusterType}} }, "Types", []string{"no decoder"}},

@@ -13,11 +13,7 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
-	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -32,58 +28,38 @@ type peer struct {
 	wait   backoff
 }
 
-// dial makes the connections to all servers; they connect when they are used.
-func (s *Server) dial() (peers []*peer, err error) {
-	transport := insecure.NewCredentials()
-	if s.opts.TLS != nil {
-		if transport, err = newTransport(*s.opts.TLS, s.log); err != nil {
-			return nil, err
+// dial takes the connections to all servers; they connect when they are used. hangUp
+// gives them back.
+func (s *Server) dial() (peers []*peer, hangUp func(), err error) {
+	pool := s.opts.Pool
+	if pool == nil { // one of its own
+		if pool, err = NewPool(s.opts.connection()); err != nil {
+			return nil, nil, err
 		}
 	}
-	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(transport),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(s.opts.MaxMessage)),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: s.opts.Keepalive, Timeout: keepaliveTimeout}),
-		// The waits between streams are ours: the connection's own must not add
-		// minutes to them.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           grpcbackoff.Config{BaseDelay: s.opts.BackoffBase, Multiplier: 1.6, Jitter: 0.2, MaxDelay: s.opts.BackoffMax},
-			MinConnectTimeout: 5 * time.Second,
-		}),
-	}
-	if s.opts.TLS != nil && s.opts.TLS.ServerName != "" {
-		// The name that is verified is also the one that the server is called by.
-		options = append(options, grpc.WithAuthority(s.opts.TLS.ServerName))
-	}
-	if s.opts.TokenFile != "" {
-		t := token{s.opts.TokenFile}
-		if _, err := t.read(); err != nil {
-			return nil, &OptionError{"TokenFile", err}
+	hangUp = func() {
+		for _, p := range peers {
+			pool.release(p.target)
 		}
-		options = append(options, grpc.WithPerRPCCredentials(credentials.PerRPCCredentials(t)))
-	}
-	if len(s.opts.Headers) > 0 {
-		pairs := metadata.New(s.opts.Headers)
-		options = append(options, grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-			return streamer(metadata.NewOutgoingContext(ctx, pairs), desc, cc, method, opts...)
-		}))
 	}
 	for _, target := range s.opts.Targets {
-		conn, err := grpc.NewClient(target, options...)
+		conn, err := pool.take(target)
 		if err != nil {
-			hangUp(peers)
-			return nil, &OptionError{"Targets", fmt.Errorf("%q: %w", target, err)}
+			hangUp()
+			return nil, nil, err
 		}
 		peers = append(peers, &peer{target: target, conn: conn, client: discoveryv3.NewAggregatedDiscoveryServiceClient(conn),
 			wait: backoff{base: s.opts.BackoffBase, max: s.opts.BackoffMax}})
 	}
-	return peers, nil
+	return peers, hangUp, nil
 }
 
-func hangUp(peers []*peer) {
-	for _, p := range peers {
-		_ = p.conn.Close()
+// open opens a stream to a server, with the headers.
+func (s *Server) open(ctx context.Context, p *peer) (wire, error) {
+	if len(s.opts.Headers) > 0 {
+		ctx = metadata.NewOutgoingContext(ctx, metadata.New(s.opts.Headers))
 	}
+	return open(ctx, s.opts.Protocol, p.client, s.node())
 }
 
 // delay returns how long to wait after a stream that ended like this.
@@ -163,7 +139,7 @@ func (s *Server) look(ctx context.Context, peers []*peer) int {
 func (s *Server) ask(parent context.Context, p *peer) error {
 	ctx, cancel := context.WithTimeout(parent, s.opts.AnswerWithin)
 	defer cancel()
-	w, err := open(ctx, s.opts.Protocol, p.client, s.node())
+	w, err := s.open(ctx, p)
 	if err != nil {
 		return err
 	}

@@ -67,12 +67,16 @@ type ServerOptions struct {
 	Keepalive time.Duration
 	// MaxMessage is the largest response, in bytes; 200 MiB if zero.
 	MaxMessage int
-	Logger     *slog.Logger
+	// Pool has the connections, which other Servers share. TLS, TokenFile, Keepalive and
+	// MaxMessage are its own then, and must be left out here. Nil: the connections are
+	// this Server's alone.
+	Pool   *Pool
+	Logger *slog.Logger
 }
 
 // OptionError is an option that cannot be used.
 type OptionError struct {
-	Option string // the field of ServerOptions: "Targets", "TLS.RootsFile"
+	Option string // the field of ServerOptions or PoolOptions: "Targets", "TLS.RootsFile"
 	Err    error
 }
 
@@ -116,30 +120,47 @@ func (o *ServerOptions) complete() error {
 	if err := o.completeTypes(); err != nil {
 		return err
 	}
-	if err := o.TLS.check(); err != nil {
+	if err := o.completeConnection(); err != nil {
 		return err
-	}
-	if o.TokenFile != "" && o.TLS == nil {
-		return bad("TokenFile", "a token is not sent in plain text: give the server's roots")
-	}
-	fill := func(d *time.Duration, def time.Duration) {
-		if *d <= 0 {
-			*d = def
-		}
 	}
 	fill(&o.BackoffBase, 100*time.Millisecond)
 	fill(&o.BackoffMax, 15*time.Second)
 	fill(&o.AbsentAfter, 15*time.Second)
 	fill(&o.AnswerWithin, 30*time.Second)
 	fill(&o.FallbackAfter, 10*time.Second)
-	fill(&o.Keepalive, keepaliveTime)
-	if o.MaxMessage <= 0 {
-		o.MaxMessage = maxMessage
-	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
 	return nil
+}
+
+// connection is what of the options holds for a connection.
+func (o *ServerOptions) connection() PoolOptions {
+	return PoolOptions{TLS: o.TLS, TokenFile: o.TokenFile, Keepalive: o.Keepalive, MaxMessage: o.MaxMessage,
+		BackoffBase: o.BackoffBase, BackoffMax: o.BackoffMax, Logger: o.Logger}
+}
+
+// completeConnection checks what holds for a connection: it is given here, or is the
+// pool's.
+func (o *ServerOptions) completeConnection() error {
+	if o.Pool == nil {
+		c := o.connection()
+		return c.complete()
+	}
+	own := ""
+	switch {
+	case o.TLS != nil:
+		own = "TLS"
+	case o.TokenFile != "":
+		own = "TokenFile"
+	case o.Keepalive != 0:
+		own = "Keepalive"
+	case o.MaxMessage != 0:
+		own = "MaxMessage"
+	default:
+		return nil
+	}
+	return &OptionError{own, errors.New("is the pool's: give it to NewPool, or give no Pool")}
 }
 
 // completeTypes does so for the types.
@@ -278,11 +299,11 @@ func (s *Server) node() *corev3.Node {
 // Run keeps a stream to one of the servers until ctx ends. When it is down,
 // everything that was delivered stays.
 func (s *Server) Run(ctx context.Context, c Consumer) error {
-	peers, err := s.dial()
+	peers, hangUp, err := s.dial()
 	if err != nil {
 		return err
 	}
-	defer hangUp(peers)
+	defer hangUp()
 	now := 0                // the peer in use
 	away := time.Time{}     // since when it has not answered
 	tried := map[int]bool{} // those that have not answered since one did

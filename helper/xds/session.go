@@ -76,7 +76,7 @@ type received struct {
 func (s *Server) session(parent context.Context, p *peer, c Consumer) (answered bool, err error) {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
-	w, err := open(ctx, s.opts.Protocol, p.client, s.node())
+	w, err := s.open(ctx, p)
 	if err != nil {
 		return false, err
 	}

@@ -80,6 +80,11 @@ func newStage(t *testing.T, addr string, opts ...grpc.ServerOption) *stage {
 		ln, err = net.Listen("tcp", addr)
 		return err == nil
 	})
+	return stageOn(t, ln, opts...)
+}
+
+// stageOn serves on a listener.
+func stageOn(t *testing.T, ln net.Listener, opts ...grpc.ServerOption) *stage {
 	st := &stage{t: t, addr: ln.Addr().String(), grpc: grpc.NewServer(opts...), sotw: make(chan *sotwTalk, 100), delta: make(chan *deltaTalk, 100)}
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(st.grpc, st)
 	go func() { _ = st.grpc.Serve(ln) }()
