@@ -43,6 +43,9 @@ type Options struct {
 	XDSServers []string
 	// Server says how to speak to the servers.
 	Server ServerOptions
+	// CA is where certificates for pods' accounts are asked for: HOST:PORT; the first of
+	// XDSServers if empty. TrustDomain is the mesh's.
+	CA, TrustDomain string
 	// NodeID is announced to the server, and what NodeMetadata says.
 	NodeID       string
 	NodeMetadata map[string]string
@@ -96,6 +99,7 @@ type Controller struct {
 	node    *netns.Node
 	keeper  *pods.Keeper
 	scopes  *scopes.Manager
+	ids     *identities // nil: no identities but the helper's
 	names   *resolve.Resolver
 	probe   *probe.Probe
 	tables  *installed.Tables
@@ -150,6 +154,9 @@ func Run(ctx context.Context, opts Options) error {
 	c.probe = probe.New(probe.Options{Counters: c.pub, Status: c, Version: opts.Version, Log: opts.Log})
 	if err := c.makeKeeper(ctx); err != nil {
 		return err
+	}
+	if c.ids != nil {
+		defer c.ids.issuer.Close()
 	}
 	return c.run(ctx)
 }

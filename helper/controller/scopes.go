@@ -98,6 +98,15 @@ func (c *Controller) perPods(opts *scopes.Options) error {
 		server.Logger = c.opts.Log.With("scope", publish.ScopeName(key))
 		return xds.NewServer(server)
 	}
+	if c.opts.Server.Token == "" {
+		return nil // whoever is asked believes what is announced
+	}
+	ids, err := newIdentities(c.opts)
+	if err != nil {
+		return asFlag(err)
+	}
+	c.ids = ids
+	opts.Open, opts.Accounts, opts.Refused = ids.open, ids.accounts, ids.refused
 	return nil
 }
 
@@ -118,6 +127,7 @@ func (o Options) scopeNode(key mesh.ScopeKey) *corev3.Node {
 	for k, v := range scopes.LabelsOf(key) {
 		labels.Fields[k] = structpb.NewStringValue(v)
 	}
+	delete(n.Metadata.Fields, "SERVICE_ACCOUNT") // the certificate may be another account's of the namespace
 	n.Metadata.Fields["NAMESPACE"] = structpb.NewStringValue(key.Namespace)
 	n.Metadata.Fields["LABELS"] = structpb.NewStructValue(labels)
 	return n

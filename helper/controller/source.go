@@ -9,6 +9,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"kmesh/helper/identity"
 	"kmesh/helper/xds"
 )
 
@@ -40,8 +41,21 @@ var flagOf = map[string]string{
 	"TokenFile":     "--xds-token",
 }
 
+// identityFlag are those of what certificates are asked for with.
+var identityFlag = map[string]string{
+	"Target":      "--ca-server",
+	"RootsFile":   "--xds-roots",
+	"TokenFile":   "--xds-token",
+	"ClusterID":   "--xds-cluster-id",
+	"TrustDomain": "--trust-domain",
+}
+
 // asFlag says an option's error with the flag that the user knows.
 func asFlag(err error) error {
+	var id *identity.OptionError
+	if errors.As(err, &id) && identityFlag[id.Option] != "" {
+		return fmt.Errorf("%s: %w", identityFlag[id.Option], id.Err)
+	}
 	var bad *xds.OptionError
 	if errors.As(err, &bad) && flagOf[bad.Option] != "" {
 		return fmt.Errorf("%s: %w", flagOf[bad.Option], bad.Err)

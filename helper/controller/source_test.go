@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func TestServerOptions(t *testing.T) {
 	got := Options{XDSServers: []string{"a:1", "b:2"}, NodeID: "node", Version: "v1", Server: ServerOptions{
 		Protocol: "sotw", Roots: "r", ServerName: "n", Cert: "c", Key: "k", Token: "t", ClusterID: "i"}}.server()
 	if !slices.Equal(got.Targets, []string{"a:1", "b:2"}) || got.Protocol != xds.SotW || got.TokenFile != "t" || got.Headers["clusterid"] != "i" ||
-		*got.TLS != (xds.TLS{RootsFile: "r", CertFile: "c", KeyFile: "k", ServerName: "n"}) || got.Node.GetId() != "node" || got.Node.GetUserAgentVersion() != "v1" {
+		!reflect.DeepEqual(got.TLS, &xds.TLS{RootsFile: "r", CertFile: "c", KeyFile: "k", ServerName: "n"}) || got.Node.GetId() != "node" || got.Node.GetUserAgentVersion() != "v1" {
 		t.Errorf("options %+v", got)
 	}
 	if got := (Options{XDSServers: []string{"a:1"}}).server(); got.TLS != nil || got.TokenFile != "" || got.Headers != nil || got.Protocol != "" {

@@ -97,7 +97,22 @@ func refusal(err error, token string) error {
 	if r := remedy(st.Code(), text); r != "" {
 		text += " (" + r + ")"
 	}
-	return fmt.Errorf("the CA: %s", text)
+	return &answer{"the CA: " + text, impersonation(st.Code(), st.Message())}
+}
+
+// answer is a refusal by the CA.
+type answer struct {
+	text string
+	// trust: it does not let this node ask in another's name.
+	trust bool
+}
+
+// Error implements error.
+func (a *answer) Error() string { return a.text }
+
+// impersonation says whether what is refused is to ask in another's name.
+func impersonation(code codes.Code, text string) bool {
+	return code == codes.Unauthenticated && strings.Contains(text, "impersonation")
 }
 
 // clip makes another's words fit for a line of a log.
@@ -117,7 +132,7 @@ func clip(text string) string {
 // remedy is what to do about a refusal that a setting would avoid.
 func remedy(code codes.Code, text string) string {
 	switch {
-	case code == codes.Unauthenticated && strings.Contains(text, "impersonation"):
+	case impersonation(code, text):
 		return "set CA_TRUSTED_NODE_ACCOUNTS of istiod to include this helper's service account; if it does, istiod's log says more: " +
 			"its cluster has another name than ClusterID, or it knows of no pod of the account on this node"
 	case code == codes.Unauthenticated:

@@ -52,6 +52,8 @@ type Status struct {
 	// Problem says why there is none though there are accounts, or why the one that is
 	// held is not exchanged, and what to do; empty if all is well.
 	Problem string
+	// Refused: there is none because the CA does not let this node ask for it.
+	Refused bool
 }
 
 // SetAccounts tells which service accounts have pods of the namespace on this node. A
@@ -170,7 +172,8 @@ func (c *Credential) Status() Status {
 		}
 	} else if len(c.accounts) > 0 {
 		_, err := c.certificate()
-		out.Problem = err.Error()
+		var a *answer
+		out.Problem, out.Refused = err.Error(), errors.As(err, &a) && a.trust
 	}
 	return out
 }

@@ -103,23 +103,27 @@ func statusTable(w io.Writer, s *apiv1.StatusResponse) error {
 		phase += " (pods are enrolled once it is live)"
 	}
 	t.row("PHASE", fmt.Sprintf("%s, generation %d", phase, s.Generation))
-	xds := s.GetXds()
-	connected := "connected"
-	if !xds.GetConnected() {
-		connected = "NOT CONNECTED (the last good configuration stays in use)"
+	if xds := s.GetXds(); xds != nil || len(s.GetScopes()) == 0 {
+		t.row("XDS", xdsLine(xds))
+		if at := xds.GetLastUpdateUnixSeconds(); at != 0 {
+			t.row("LAST UPDATE", unix(at))
+		}
 	}
-	since := ""
-	if at := xds.GetSinceUnixSeconds(); at != 0 {
-		since = ", since " + unix(at)
+	if w := s.GetWorkloads(); w != nil {
+		t.row("WORKLOADS", xdsLine(w))
 	}
-	t.row("XDS", fmt.Sprintf("%s %s: %s%s", orDash(xds.GetKind()), orDash(xds.GetAddress()), connected, since))
-	if at := xds.GetLastUpdateUnixSeconds(); at != 0 {
-		t.row("LAST UPDATE", unix(at))
+	if why := s.GetScopesRefused(); why != "" {
+		t.row("SCOPES", "pods get the helper's own view, since the control plane gives none of theirs: "+why)
+	}
+	if n := s.GetScopesShared(); n > 0 {
+		t.row("SCOPES", fmt.Sprintf("%d are above the cap: their pods share one for each namespace, without labels and service account", n))
 	}
 	if k := s.GetKubernetes(); k != nil {
 		t.row("API SERVER", apiServerLine(k))
 	}
-	t.row("CONFIG", configLine(s.GetConfig()))
+	if c := s.GetConfig(); c != nil || len(s.GetScopes()) == 0 {
+		t.row("CONFIG", configLine(c))
+	}
 	if e := s.GetConfig().GetPublishError(); e != "" {
 		t.row("NOT PUBLISHED", e)
 	}
@@ -134,6 +138,9 @@ func statusTable(w io.Writer, s *apiv1.StatusResponse) error {
 		return err
 	}
 
+	if err := scopesTable(w, s.GetScopes()); err != nil {
+		return err
+	}
 	if plans := s.GetKubernetes().GetPlans(); len(plans) > 0 {
 		t := newTable(w)
 		t.blank()

@@ -50,7 +50,9 @@ var (
 	generation = gauge("kmesh_config_generation", "Generation of the newest published snapshot.")
 	problems   = gauge("kmesh_config_errors", "Problems of the configuration that have to be repaired; the last good version stays in use.")
 	verdicts   = gauge("kmesh_verdicts", "Fields of the configuration that the data path does not do, by class.", "class")
-	connected  = gauge("kmesh_xds_connected", "1 while the source of configuration answers.")
+	connected  = gauge("kmesh_xds_connected", "1 while the source of configuration answers; with several, while all of them do.")
+	updated    = gauge("kmesh_xds_last_update_timestamp_seconds", "When the source of configuration last delivered something; with several, the one that has been silent longest.")
+	scopes     = gauge("kmesh_scopes", "Views of the mesh that pods have of their own, by state; absent with one view for all.", "state")
 	apiServer  = gauge("kmesh_api_server_connected", "1 while the API server answers; absent where none is followed.")
 	unsettled  = gauge("kmesh_pods_unsettled", "Pods that are not as they, or their namespaces, ask them to be; absent where no API server is followed.")
 
@@ -58,7 +60,7 @@ var (
 
 	all = []series{
 		opened, closed, failed, sent, received, flows, passed, refused, active,
-		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, apiServer, unsettled, scrapeErrors,
+		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, updated, scopes, apiServer, unsettled, scrapeErrors,
 		requests, durations, events,
 	}
 )
@@ -227,11 +229,7 @@ func readStatus(ctx context.Context, from Status, s *samples) error {
 	}
 	s.add(generation, float64(status.Generation))
 	s.add(problems, float64(len(status.Problems)))
-	up := 0.0
-	if status.GetXds().GetConnected() {
-		up = 1
-	}
-	s.add(connected, up)
+	readSources(status, s)
 	if k := status.GetKubernetes(); k != nil {
 		up := 0.0
 		if k.Synced && k.Problem == "" {
@@ -260,4 +258,37 @@ func readStatus(ctx context.Context, from Status, s *samples) error {
 	s.add(links, float64(n.GetLinksLive()), "live")
 	s.add(links, float64(n.GetLinksSevered()), "severed")
 	return nil
+}
+
+// readSources tells of the sources of configuration.
+func readSources(status *apiv1.StatusResponse, s *samples) {
+	var all []*apiv1.Xds
+	for _, x := range []*apiv1.Xds{status.GetXds(), status.GetWorkloads()} {
+		if x != nil {
+			all = append(all, x)
+		}
+	}
+	if len(status.GetScopes()) > 0 {
+		s.add(scopes, 0, "live")
+		s.add(scopes, 0, "waiting")
+	}
+	for _, scope := range status.GetScopes() {
+		all = append(all, scope.GetXds())
+		state := "waiting"
+		if scope.GetLive() {
+			state = "live"
+		}
+		s.add(scopes, 1, state)
+	}
+	up, last := float64(min(len(all), 1)), int64(0)
+	for i, x := range all {
+		if !x.GetConnected() {
+			up = 0
+		}
+		if at := x.GetLastUpdateUnixSeconds(); i == 0 || at < last {
+			last = at
+		}
+	}
+	s.add(connected, up)
+	s.add(updated, float64(last))
 }

@@ -218,6 +218,17 @@ func TestAwkwardSources(t *testing.T) {
 			[]string{`kmesh_config_generation 0`, `kmesh_pods{state="live"} 0`, `kmesh_xds_connected 0`}, nil},
 		{"API server away", func(f *fake) { f.status.Kubernetes.Problem = "refused" }, []string{`kmesh_api_server_connected 0`}, nil},
 		{"no API server", func(f *fake) { f.status.Kubernetes = nil }, nil, []string{"kmesh_api_server_connected", "kmesh_pods_unsettled"}},
+		{"of two scopes one is away", func(f *fake) {
+			f.status.Xds = nil
+			f.status.Scopes = []*apiv1.Scope{
+				{Live: true, Xds: &apiv1.Xds{Connected: true, LastUpdateUnixSeconds: 1700000000}},
+				{Xds: &apiv1.Xds{LastUpdateUnixSeconds: 1600000000}},
+			}
+		}, []string{`kmesh_xds_connected 0`, `kmesh_xds_last_update_timestamp_seconds 1.6e+09`, `kmesh_scopes{state="live"} 1`, `kmesh_scopes{state="waiting"} 1`}, nil},
+		{"two scopes", func(f *fake) {
+			f.status.Xds = nil
+			f.status.Scopes = []*apiv1.Scope{{Live: true, Xds: &apiv1.Xds{Connected: true}}, {Live: true, Xds: &apiv1.Xds{Connected: true}}}
+		}, []string{`kmesh_xds_connected 1`, `kmesh_scopes{state="live"} 2`, `kmesh_scopes{state="waiting"} 0`}, nil},
 		{"not connected", func(f *fake) { f.status.Xds.Connected = false }, []string{`kmesh_xds_connected 0`}, nil},
 	}
 	for _, tt := range tests {

@@ -65,7 +65,7 @@ var allowed = map[string][]string{
 	"helper/controller": {
 		"bpf", "netns",
 		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
-		"helper/snapshot", "helper/scopes", "helper/automaton", "helper/balance", "helper/resolve",
+		"helper/snapshot", "helper/scopes", "helper/identity", "helper/automaton", "helper/balance", "helper/resolve",
 		"helper/publish", "helper/pods", "helper/pods/kube", "helper/pods/plan", "helper/probe", "helper/api", "helper/api/v1", "helper/installed",
 	},
 	"helper/kmesh-helper": {"helper/controller", "helper/pods/cached", "netns", "bpf"},
