@@ -62,7 +62,8 @@ func full() *fake {
 		pods: &apiv1.PodsResponse{Pods: []*apiv1.Pod{{NetnsCookie: 7, Namespace: "shop", Name: "web"}}},
 		status: &apiv1.StatusResponse{
 			Generation: 12,
-			Xds:        &apiv1.Xds{Connected: true},
+			Xds:        &apiv1.Xds{Connected: true, LastUpdateUnixSeconds: 1700000000},
+			Scopes:     []*apiv1.Scope{{Live: true, Xds: &apiv1.Xds{Connected: true, LastUpdateUnixSeconds: 1600000000}}},
 			Problems:   []*apiv1.Verdict{{Class: "invalid"}},
 			Verdicts:   []*apiv1.Verdict{{Class: "not-enforced"}, {Class: "not-enforced"}},
 			Maps:       []*apiv1.Map{{Name: "km_endpoints", Entries: 3, Capacity: 200000}},
@@ -130,6 +131,8 @@ kmesh_pods{state="drift"} 0
 kmesh_pods{state="live"} 2
 kmesh_pods{state="severed"} 0
 kmesh_refused_total{reason="no_endpoint",scope="",service="echo"} 4
+kmesh_scopes{state="live"} 1
+kmesh_scopes{state="waiting"} 0
 kmesh_scrape_errors_total{source="counters"} 0
 kmesh_scrape_errors_total{source="http"} 0
 kmesh_scrape_errors_total{source="status"} 0
@@ -150,6 +153,7 @@ kmesh_verdicts{class="invalid"} 1
 kmesh_verdicts{class="not-enforced"} 2
 kmesh_verdicts{class="unsupported-condition"} 0
 kmesh_xds_connected 1
+kmesh_xds_last_update_timestamp_seconds 1.6e+09
 `), "\n")
 	if got := scrape(t, p); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
