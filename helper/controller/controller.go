@@ -51,8 +51,11 @@ type Options struct {
 	NodeMetadata map[string]string
 	// Scopes is OneScope or ScopePerPods.
 	Scopes Scopes
-	// NodeIP is announced for scopes, which are no pods.
-	NodeIP string
+	// WorkloadAPI: the servers speak Istio's workload API too, and it is followed; so it is
+	// with ScopePerPods.
+	WorkloadAPI bool
+	// NodeIP is announced for scopes, which are no pods. Network is the node's.
+	NodeIP, Network string
 	// BPFFS, RunDir and StateDir are where the helper keeps what outlives it.
 	BPFFS, RunDir, StateDir string
 	// Metrics is the address of /metrics, /healthz and /readyz.
@@ -100,11 +103,13 @@ type Controller struct {
 	keeper  *pods.Keeper
 	scopes  *scopes.Manager
 	ids     *identities // nil: no identities but the helper's
-	names   *resolve.Resolver
-	probe   *probe.Probe
-	tables  *installed.Tables
-	cluster *kube.Client // nil: there is no API server
-	own     []string     // the helper's namespace, which is never enrolled
+
+	workloads *workloads // nil: the workload API is not followed
+	names     *resolve.Resolver
+	probe     *probe.Probe
+	tables    *installed.Tables
+	cluster   *kube.Client // nil: there is no API server
+	own       []string     // the helper's namespace, which is never enrolled
 
 	// last is the newest published snapshot of this run, nil before the first.
 	last  atomic.Pointer[mesh.Snapshot]
@@ -253,6 +258,9 @@ func (c *Controller) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return asFlag(c.scopes.Run(ctx)) })
 	g.Go(func() error { return c.names.Run(ctx, c.scopes.Resolved) })
+	if c.workloads != nil {
+		g.Go(func() error { return asFlag(c.workloads.run(ctx, c.scopes.Heard)) })
+	}
 	g.Go(func() error { return c.recount(ctx) })
 	g.Go(func() error { return c.forget(ctx) })
 	g.Go(func() error { return c.announce(ctx, web.Addr().String()) })

@@ -66,6 +66,11 @@ func (c *Controller) makeScopes() error {
 	default:
 		return fmt.Errorf("--xds-scopes is %q: use %s or %s", o.Scopes, OneScope, ScopePerPods)
 	}
+	if o.WorkloadAPI || o.Scopes == ScopePerPods {
+		if err := c.makeWorkloads(&opts); err != nil {
+			return err
+		}
+	}
 	// What an earlier helper published goes on serving until all of the first
 	// snapshot is good: from files, an admin will see to that; a server is given
 	// some time.

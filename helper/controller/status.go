@@ -30,6 +30,14 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 	if c.opts.XDSDir == "" {
 		kind = "server"
 	}
+	var workloads *api.Workloads
+	if c.workloads != nil {
+		enrolled := make(map[string]bool)
+		for _, p := range pods.GetPods() {
+			enrolled[p.GetNamespace()+"/"+p.GetName()] = true
+		}
+		workloads = c.workloads.status(enrolled)
+	}
 	return api.StatusOf(api.Node{
 		Version: c.opts.Version,
 		Started: c.started,
@@ -42,6 +50,7 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 		Pods:    pods,
 
 		Kubernetes: c.kubernetes(),
+		Workloads:  workloads,
 	}), nil
 }
 

@@ -232,6 +232,13 @@ func (w *Workloads) take(typeURL, name string) bool {
 	return without(w.policies, name)
 }
 
+// Heard says whether there has been word of the services and workloads.
+func (w *Workloads) Heard() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen[AddressType]
+}
+
 // Announced returns the services. As long as nothing of them has changed it is the same,
 // and what has not changed in them is the same objects.
 func (w *Workloads) Announced() *Announced {

@@ -122,6 +122,9 @@ func TestWorkloads(t *testing.T) {
 		return wire(t, inDefault+host, wService(host, n, ports...))
 	}
 	want(false, "")
+	if w.Heard() {
+		t.Error("it has heard of services before there was any word")
+	}
 	if got := w.Status().Waiting; got != "no word yet about resources of type Address and Authorization" {
 		t.Errorf("waiting: %q", got)
 	}
