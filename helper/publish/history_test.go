@@ -143,6 +143,12 @@ func compiles(h *mesh.HTTP) bool {
 // each step every request finds in the maps what the reference says, and the maps say
 // what they would if this snapshot were the first one; nothing of the old ones stays.
 func TestHTTPHistory(t *testing.T) {
+	for _, scopes := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d scopes", scopes), func(t *testing.T) { httpHistory(t, scopes) })
+	}
+}
+
+func httpHistory(t *testing.T, scopes int) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
@@ -171,7 +177,7 @@ func TestHTTPHistory(t *testing.T) {
 			}
 			services[name] = svc
 		}
-		snap := httpStep(rng, services)
+		snap := httpStep(rng, services, scopes)
 		if _, ok := p.changes(snap); ok {
 			short++
 		}
@@ -236,18 +242,28 @@ func otherRoutes(rng *rand.Rand, old *mesh.Service, routes []*mesh.Route) *mesh.
 	return &svc
 }
 
-func httpStep(rng *rand.Rand, services map[string]*mesh.Service) *mesh.Snapshot {
-	sc := mesh.Scope{Clusters: map[string]*mesh.Cluster{}}
+// httpStep shares the services out over scopes, which have the same clusters; the first
+// scope is the default one.
+func httpStep(rng *rand.Rand, services map[string]*mesh.Service, scopes int) *mesh.Snapshot {
+	clusters := map[string]*mesh.Cluster{}
 	for i := range 5 {
 		name := "c" + strconv.Itoa(i)
-		sc.Clusters[name] = &mesh.Cluster{Name: name, MaxRequests: uint16(rng.IntN(2)), Localities: []mesh.Locality{{Endpoints: endpoints(rng.IntN(4), i)}}}
+		clusters[name] = &mesh.Cluster{Name: name, MaxRequests: uint16(rng.IntN(2)), Localities: []mesh.Locality{{Endpoints: endpoints(rng.IntN(4), i)}}}
 	}
-	for i := range 4 {
-		if svc := services["s"+strconv.Itoa(i)]; svc != nil {
-			sc.HTTP = append(sc.HTTP, svc)
+	snap := &mesh.Snapshot{}
+	for scope := range scopes {
+		sc := mesh.Scope{Clusters: clusters}
+		if scope > 0 {
+			sc.Key = mesh.ScopeKey{Namespace: "n" + strconv.Itoa(scope)}
 		}
+		for i := range 4 {
+			if svc := services["s"+strconv.Itoa(i)]; svc != nil && i%scopes == scope {
+				sc.HTTP = append(sc.HTTP, svc)
+			}
+		}
+		snap.Scopes = append(snap.Scopes, sc)
 	}
-	return &mesh.Snapshot{Scopes: []mesh.Scope{sc}}
+	return snap
 }
 
 // checkRequests holds what the maps say about requests against the reference.
@@ -291,7 +307,7 @@ func TestHTTPStopped(t *testing.T) {
 		}
 		actions(rng, h)
 		services["s0"] = &mesh.Service{Name: "s0", HTTP: h, Frontends: []mesh.Frontend{frontend("10.96.1.0/32", 80)}}
-		snap := httpStep(rng, services)
+		snap := httpStep(rng, services, 1)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		if _, err := p.Publish(ctx, snap); err == nil {

@@ -11,54 +11,69 @@ import (
 	"kmesh/helper/mesh"
 )
 
-// changes are the clusters and virtual hosts in which a snapshot differs from the
-// last one.
+// changes are the clusters and virtual hosts in which a scope differs from the last
+// publication.
 type changes struct {
+	scope    *mesh.Scope
+	id       uint32
 	clusters []*mesh.Cluster
 	services []changedService
 }
 
-// changes returns them, if nothing else differs. Endpoints and routes change all the
-// time, and this makes the cost of a change that of what changed, not of the mesh.
-// What is the same is known by pointer: snapshots are never mutated, and whoever
-// builds them keeps what did not change.
-func (p *Publisher) changes(s *mesh.Snapshot) (c changes, ok bool) {
-	if p.last == nil || len(p.last.Scopes) != 1 || len(s.Scopes) != 1 {
-		return c, false // more scopes: the whole way
+// changes returns those of every scope that has some, if nothing else differs.
+// Endpoints and routes change all the time, and this makes the cost of a change that of
+// what changed, not of the mesh. What is the same is known by pointer: snapshots are
+// never mutated, and whoever builds them keeps what did not change.
+func (p *Publisher) changes(s *mesh.Snapshot) (out []changes, ok bool) {
+	if p.last == nil || len(p.last.Scopes) != len(s.Scopes) {
+		return nil, false
 	}
-	was, is := &p.last.Scopes[0], &s.Scopes[0]
-	if was.Key != is.Key || was.Key != (mesh.ScopeKey{}) || len(was.Clusters) != len(is.Clusters) || !slices.Equal(was.Services, is.Services) {
-		return c, false
-	}
-	for name, cl := range is.Clusters {
-		old, ok := was.Clusters[name]
-		if !ok || old != cl && p.wild.moves(old, cl) {
-			return c, false
+	for i := range s.Scopes {
+		was, is := &p.last.Scopes[i], &s.Scopes[i]
+		c := changes{scope: is}
+		if is.Key != (mesh.ScopeKey{}) {
+			c.id = p.ids[name{kind: bpf.NameScope, name: ScopeName(is.Key)}]
 		}
-		if old != cl {
-			c.clusters = append(c.clusters, cl)
+		if was.Key != is.Key || len(was.Clusters) != len(is.Clusters) || !slices.Equal(was.Services, is.Services) {
+			return nil, false
+		}
+		for name, cl := range is.Clusters {
+			old, ok := was.Clusters[name]
+			if !ok || old != cl && p.wild.moves(old, cl) {
+				return nil, false
+			}
+			if old != cl {
+				c.clusters = append(c.clusters, cl)
+			}
+		}
+		if c.services, ok = p.changedServices(c.id, was.HTTP, is.HTTP, is.Clusters); !ok {
+			return nil, false
+		}
+		if len(c.clusters)+len(c.services) > 0 {
+			out = append(out, c)
 		}
 	}
-	c.services, ok = p.changedServices(was.HTTP, is.HTTP, is.Clusters)
-	return c, ok
+	return out, true
 }
 
 // patch replaces clusters and virtual hosts that are in the maps already.
-func (p *Publisher) patch(ctx context.Context, s *mesh.Snapshot, changed changes) (Result, error) {
+func (p *Publisher) patch(ctx context.Context, scopes []changes) (Result, error) {
 	now, want := newTables(), newTables()
 	ids := &allocator{
 		names: p.ids, endpoints: make(map[bpf.Endpoint]uint32), replies: make(map[reply]uint32), next: p.nextID,
 	}
-	for _, c := range changed.clusters {
-		id := p.ids[name{kind: bpf.NameCluster, name: StoredName(c.Name)}]
-		now.clusters[id] = p.now.clusters[id]
-		for _, ep := range now.clusters[id].endpoints {
-			now.endpoints[ep] = p.now.endpoints[ep]
-			ids.endpoints[p.now.endpoints[ep]] = ep
+	for _, changed := range scopes {
+		for _, c := range changed.clusters {
+			id := p.ids[name{scope: changed.id, kind: bpf.NameCluster, name: StoredName(c.Name)}]
+			now.clusters[id] = p.now.clusters[id]
+			for _, ep := range now.clusters[id].endpoints {
+				now.endpoints[ep] = p.now.endpoints[ep]
+				ids.endpoints[p.now.endpoints[ep]] = ep
+			}
+			want.clusters[id] = compileCluster(id, c, ids, want.endpoints)
 		}
-		want.clusters[id] = compileCluster(id, c, ids, want.endpoints)
 	}
-	if err := p.patchHTTP(&s.Scopes[0], changed.services, ids, &now, &want); err != nil {
+	if err := p.patchHTTP(scopes, ids, &now, &want); err != nil {
 		return Result{}, err
 	}
 	if err := p.fits(now, want); err != nil {

@@ -26,14 +26,14 @@ type changedHost struct {
 
 // changedServices returns the services whose routes changed; false if more than
 // that did.
-func (p *Publisher) changedServices(was, is []*mesh.Service, clusters map[string]*mesh.Cluster) ([]changedService, bool) {
+func (p *Publisher) changedServices(scope uint32, was, is []*mesh.Service, clusters map[string]*mesh.Cluster) ([]changedService, bool) {
 	if len(was) != len(is) {
 		return nil, false
 	}
 	var out []changedService
 	for i, svc := range is {
 		if old := was[i]; old != svc {
-			c, ok := p.changedService(old, svc, clusters)
+			c, ok := p.changedService(scope, old, svc, clusters)
 			if !ok {
 				return nil, false
 			}
@@ -43,8 +43,8 @@ func (p *Publisher) changedServices(was, is []*mesh.Service, clusters map[string
 	return out, true
 }
 
-func (p *Publisher) changedService(was, is *mesh.Service, clusters map[string]*mesh.Cluster) (changedService, bool) {
-	c := changedService{id: p.ids[name{kind: bpf.NameService, name: StoredName(is.Name)}], svc: is}
+func (p *Publisher) changedService(scope uint32, was, is *mesh.Service, clusters map[string]*mesh.Cluster) (changedService, bool) {
+	c := changedService{id: p.ids[name{scope: scope, kind: bpf.NameService, name: StoredName(is.Name)}], svc: is}
 	if was.HTTP == nil || is.HTTP == nil || was.Name != is.Name || was.HashSource != is.HashSource ||
 		was.HTTP.IgnorePort != is.HTTP.IgnorePort || len(was.HTTP.VirtualHosts) != len(is.HTTP.VirtualHosts) ||
 		!slices.Equal(was.Frontends, is.Frontends) || !slices.Equal(was.Clusters, is.Clusters) {
@@ -59,7 +59,7 @@ func (p *Publisher) changedService(was, is *mesh.Service, clusters map[string]*m
 			return c, false
 		}
 		id, known := p.hostIDs[hostKey{c.id, old}]
-		if !known || !p.ownNames(was, is, id, vh) {
+		if !known || !p.ownNames(scope, is, id, vh) {
 			return c, false
 		}
 		// Frontends of a wildcard listener depend on where its routes lead.
@@ -77,7 +77,7 @@ func (p *Publisher) changedService(was, is *mesh.Service, clusters map[string]*m
 
 // ownNames tells whether the names of a virtual host and of its routes are, and will
 // be, those that it would have if it were alone. It is so unless names repeat.
-func (p *Publisher) ownNames(was, is *mesh.Service, id uint32, vh *mesh.VirtualHost) bool {
+func (p *Publisher) ownNames(scope uint32, is *mesh.Service, id uint32, vh *mesh.VirtualHost) bool {
 	if p.now.names[id].name != StoredName(is.Name+"|"+vh.Name) {
 		return false
 	}
@@ -88,7 +88,7 @@ func (p *Publisher) ownNames(was, is *mesh.Service, id uint32, vh *mesh.VirtualH
 	seen := make(map[string]bool)
 	for i, r := range vh.Routes {
 		text := RouteName(is.Name, vh.Name, r.Name, i)
-		other, taken := p.ids[name{kind: bpf.NameRoute, name: text}]
+		other, taken := p.ids[name{scope: scope, kind: bpf.NameRoute, name: text}]
 		if seen[text] || taken && !own[other] {
 			return false
 		}
@@ -108,8 +108,8 @@ func clustersOf(vh *mesh.VirtualHost) map[string]bool {
 }
 
 // patchHTTP enters changed virtual hosts, and all that belongs to them alone.
-func (p *Publisher) patchHTTP(sc *mesh.Scope, services []changedService, ids *allocator, now, want *tables) error {
-	if len(services) == 0 {
+func (p *Publisher) patchHTTP(scopes []changes, ids *allocator, now, want *tables) error {
+	if !slices.ContainsFunc(scopes, func(c changes) bool { return len(c.services) > 0 }) {
 		return nil
 	}
 	for id, r := range p.now.replies {
@@ -118,14 +118,38 @@ func (p *Publisher) patchHTTP(sc *mesh.Scope, services []changedService, ids *al
 		}
 	}
 	clear(p.programs.bytes) // of a publication that failed
-	c := &scopeCompiler{p: p, compiled: &p.compiled, ids: ids, want: want, clusters: sc.Clusters, clusterIDs: make(map[string]uint32)}
-	for _, s := range services {
+	for _, changed := range scopes {
+		if err := p.patchServices(changed, ids, now, want); err != nil {
+			return err
+		}
+	}
+	p.patchReplies(now, want)
+	for _, changed := range scopes {
+		for _, s := range changed.services {
+			for _, h := range s.hosts {
+				if h.was != nil {
+					delete(p.hostIDs, hostKey{s.id, h.was})
+					p.hostIDs[hostKey{s.id, h.is}] = h.id
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// patchServices does so for one scope.
+func (p *Publisher) patchServices(changed changes, ids *allocator, now, want *tables) error {
+	c := &scopeCompiler{
+		p: p, compiled: &p.compiled, ids: ids, want: want,
+		scope: changed.id, clusters: changed.scope.Clusters, clusterIDs: make(map[string]uint32),
+	}
+	for _, s := range changed.services {
 		value := p.now.http[s.id]
 		now.http[s.id] = value
 		value.Flags &^= bpf.HTTPLocal
 		for _, h := range s.hosts {
 			for cname := range clustersOf(h.is) {
-				if id, ok := p.ids[name{kind: bpf.NameCluster, name: StoredName(cname)}]; ok {
+				if id, ok := p.ids[name{scope: changed.id, kind: bpf.NameCluster, name: StoredName(cname)}]; ok {
 					c.clusterIDs[cname] = id
 				}
 			}
@@ -140,15 +164,6 @@ func (p *Publisher) patchHTTP(sc *mesh.Scope, services []changedService, ids *al
 			want.vhosts[h.id] = out
 		}
 		c.finishHTTP(&httpService{id: s.id, svc: s.svc, value: value})
-	}
-	p.patchReplies(now, want)
-	for _, s := range services {
-		for _, h := range s.hosts {
-			if h.was != nil {
-				delete(p.hostIDs, hostKey{s.id, h.was})
-				p.hostIDs[hostKey{s.id, h.is}] = h.id
-			}
-		}
 	}
 	return nil
 }

@@ -133,7 +133,7 @@ func (p *Publisher) Publish(ctx context.Context, s *mesh.Snapshot) (Result, erro
 // last one.
 func (p *Publisher) write(ctx context.Context, s *mesh.Snapshot) (Result, error) {
 	if c, ok := p.changes(s); ok {
-		return p.patch(ctx, s, c)
+		return p.patch(ctx, c)
 	}
 	want, out, err := p.compile(s)
 	if err != nil {
