@@ -4,7 +4,6 @@ package xds
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strconv"
@@ -24,6 +23,7 @@ func (ss *session) handle(ctx context.Context, resp *response) error {
 	sub.nonce = resp.nonce
 	update, bad := ss.read(t, resp)
 	failed, missing := ss.failures(t, resp)
+	update.Kept = append(update.Kept, failed...)
 	if update.Complete && len(failed) > 0 {
 		// What the server has an error about is not absent: its last good version
 		// stays. So tell what is absent one by one.
@@ -72,12 +72,13 @@ func (ss *session) read(t *table, resp *response) (Update, *blame) {
 	for i, it := range resp.items {
 		if it.heartbeat {
 			first[it.name], u.Complete = -1, false
+			u.Kept = append(u.Kept, it.name)
 			continue
 		}
 		at := "resources[" + strconv.Itoa(i) + "]"
 		res, err := ss.decode(t, it)
 		if err != nil {
-			u.Complete = false
+			u.Complete, u.Kept = false, append(u.Kept, it.name)
 			bad.add(ss.verdict(t.typ.URL, it.name, at, clean(err)))
 			continue
 		}
@@ -115,25 +116,7 @@ func (ss *session) decode(t *table, it item) (Resource, error) {
 	if it.err != nil {
 		return Resource{}, it.err
 	}
-	if got := it.packed.GetTypeUrl(); short(got) == "" || string(it.packed.MessageName()) != strings.TrimPrefix(t.typ.URL, typePrefix) {
-		return Resource{}, fmt.Errorf("has type %q in a response of type %q", got, t.typ.URL)
-	}
-	res, err := t.typ.Decode(it.name, it.packed)
-	if err != nil {
-		return Resource{}, err
-	}
-	if res.Name == "" {
-		return Resource{}, errNoName
-	}
-	if res.Hash == [sha256.Size]byte{} {
-		res.Hash = sha256.Sum256(it.packed.GetValue())
-	}
-	res.Version, res.Source, res.typeURL = it.version, ss.target, t.typ.URL
-	for i := range res.Invalid {
-		v := &res.Invalid[i]
-		v.Source, v.Type, v.Resource, v.Class = res.Source, short(t.typ.URL), res.Name, mesh.Invalid
-	}
-	return res, nil
+	return t.typ.Unpack(it.name, it.version, ss.target, it.packed)
 }
 
 // typePrefix is that of every type's URL.

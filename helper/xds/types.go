@@ -5,6 +5,7 @@ package xds
 import (
 	"crypto/sha256"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -23,6 +24,31 @@ type Type struct {
 	// is the name in the envelope of the delta protocol, which may be all that there
 	// is; the second has the type's URL. An error says that it cannot be used at all.
 	Decode func(name string, a *anypb.Any) (Resource, error)
+}
+
+// Unpack makes a resource of what was sent, or kept: its name in the envelope, if it had
+// one, its version, where it came from, and its bytes.
+func (t Type) Unpack(name, version, source string, packed *anypb.Any) (Resource, error) {
+	if got := packed.GetTypeUrl(); short(got) == "" || string(packed.MessageName()) != strings.TrimPrefix(t.URL, typePrefix) {
+		return Resource{}, fmt.Errorf("has type %q in a response of type %q", got, t.URL)
+	}
+	res, err := t.Decode(name, packed)
+	if err != nil {
+		return Resource{}, err
+	}
+	if res.Name == "" {
+		return Resource{}, errNoName
+	}
+	res.Raw = packed.GetValue()
+	if res.Hash == [sha256.Size]byte{} {
+		res.Hash = sha256.Sum256(res.Raw)
+	}
+	res.Version, res.Source, res.typeURL = version, source, t.URL
+	for i := range res.Invalid {
+		v := &res.Invalid[i]
+		v.Source, v.Type, v.Resource, v.Class = source, short(t.URL), res.Name, mesh.Invalid
+	}
+	return res, nil
 }
 
 // EnvoyTypes are the types that the mesh is made of, in the order in which they

@@ -37,6 +37,8 @@ type Resource struct {
 	Path string
 	// Message is there even if the resource is Invalid, for what it refers to.
 	Message proto.Message
+	// Raw is the message as a server sent it; nil if it came otherwise.
+	Raw []byte
 	// Hash tells equal content from changed content.
 	Hash [sha256.Size]byte
 	// Invalid says why the resource must not be used: Envoy would reject it. The
@@ -61,6 +63,10 @@ type Update struct {
 	// Removed are names that the source says it does not have, or has no longer;
 	// names that nobody knows may be among them.
 	Removed []string
+	// Kept are names that the source has, and that are neither in Resources nor in
+	// Removed: what was sent of them cannot be read, or the source has an error about
+	// them, or nothing new. An empty one stands for a resource whose name is not known.
+	Kept []string
 }
 
 // Consumer takes what the sources deliver. Its methods are called from one

@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 		"helper/translate/workload/address", "helper/translate/workload/policy",
 	},
 	"helper/scopes":      {"helper/mesh", "helper/xds", "helper/snapshot", "helper/pods/plan", "netns"},
+	"helper/lastgood":    {"helper/xds"},
 	"helper/automaton":   {"helper/mesh"},
 	"helper/head":        {},
 	"helper/explain":     {"helper/mesh", "helper/head"},

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lastgood
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"time"
+)
+
+// A file is a magic word, the version of what follows, the content, and the SHA-256 of all
+// of that. In the content a number is a varint, a string its length and its bytes:
+//
+//	time of the last update (nanoseconds since 1970)
+//	number of types; for each: URL, number of resources; for each: name, version, source, message
+const (
+	magic  = "kmeshxds"
+	schema = 1
+	// sealed is how many bytes there are around the content.
+	sealed = len(magic) + 4 + sha256.Size
+)
+
+// errCut: the content ends before its time.
+var errCut = errors.New("the content is cut short")
+
+// content is what a file holds.
+type content struct {
+	updated time.Time
+	types   []held
+}
+
+// held is what is held of one type.
+type held struct {
+	url   string
+	items []item
+}
+
+// item is one resource.
+type item struct {
+	name, version, source string
+	raw                   []byte
+}
+
+// encode writes a file; it returns its size.
+func encode(w io.Writer, c content) (int64, error) {
+	sum := sha256.New()
+	out := &counter{w: w}
+	buf := bufio.NewWriterSize(io.MultiWriter(out, sum), 1<<16)
+	var scratch []byte
+	text := func(s string) {
+		buf.Write(binary.AppendUvarint(scratch[:0], uint64(len(s))))
+		buf.WriteString(s)
+	}
+	number := func(n uint64) { buf.Write(binary.AppendUvarint(scratch[:0], n)) }
+	buf.WriteString(magic)
+	buf.Write(binary.BigEndian.AppendUint32(scratch[:0], schema))
+	number(uint64(c.updated.UnixNano()))
+	number(uint64(len(c.types)))
+	for _, t := range c.types {
+		text(t.url)
+		number(uint64(len(t.items)))
+		for _, it := range t.items {
+			text(it.name)
+			text(it.version)
+			text(it.source)
+			number(uint64(len(it.raw)))
+			buf.Write(it.raw)
+		}
+	}
+	if err := buf.Flush(); err != nil { // the first error of all
+		return out.n, err
+	}
+	_, err := out.Write(sum.Sum(nil))
+	return out.n, err
+}
+
+// counter counts what is written.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// decode reads a file. Nothing of it is used unless all of it is whole.
+func decode(data []byte) (content, error) {
+	if len(data) < sealed || string(data[:len(magic)]) != magic {
+		return content{}, errors.New("it is no such file, or cut short")
+	}
+	if v := binary.BigEndian.Uint32(data[len(magic):]); v != schema {
+		return content{}, fmt.Errorf("its schema version is %d, and this build reads %d", v, schema)
+	}
+	end := len(data) - sha256.Size
+	if sum := sha256.Sum256(data[:end]); !bytes.Equal(sum[:], data[end:]) {
+		return content{}, errors.New("its checksum is wrong: it is cut short or was changed")
+	}
+	r := reader{data[len(magic)+4 : end]}
+	at, n := r.number(), r.count(2)
+	if at > math.MaxInt64 {
+		return content{}, errors.New("its time cannot be read")
+	}
+	c := content{updated: time.Unix(0, int64(at)).UTC()}
+	for range n {
+		t := held{url: r.text()}
+		items := r.count(4)
+		t.items = make([]item, 0, items)
+		for range items {
+			t.items = append(t.items, item{r.text(), r.text(), r.text(), r.bytes()})
+		}
+		c.types = append(c.types, t)
+	}
+	switch {
+	case r.left == nil:
+		return content{}, errCut
+	case len(r.left) > 0:
+		return content{}, fmt.Errorf("%d bytes follow its content", len(r.left))
+	}
+	return c, nil
+}
+
+// reader reads content; after an error nothing is left, and that is nil.
+type reader struct{ left []byte }
+
+func (r *reader) number() uint64 {
+	n, size := binary.Uvarint(r.left)
+	if size <= 0 {
+		r.left = nil
+		return 0
+	}
+	r.left = r.left[size:]
+	return n
+}
+
+// count reads how many things follow that have at least so many bytes each: no more than
+// there can be.
+func (r *reader) count(least int) int {
+	n := r.number()
+	if n > uint64(len(r.left)/least) {
+		r.left = nil
+		return 0
+	}
+	return int(n)
+}
+
+// bytes returns a copy: what is kept of a file does not keep all of it.
+func (r *reader) bytes() []byte {
+	n := r.number()
+	if r.left == nil || n > uint64(len(r.left)) {
+		r.left = nil
+		return nil
+	}
+	out := bytes.Clone(r.left[:n])
+	r.left = r.left[n:]
+	return out
+}
+
+func (r *reader) text() string { return string(r.bytes()) }
