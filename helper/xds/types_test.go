@@ -131,6 +131,44 @@ func TestOtherTypes(t *testing.T) {
 	}
 }
 
+// TestKept: what a server has, and what cannot be used of it, is not what it does not have.
+func TestKept(t *testing.T) {
+	st := newStage(t, "")
+	got := make(chan Update, 10)
+	decode := Named(func() *wrapperspb.StringValue { return &wrapperspb.StringValue{} })
+	s := client(t, Delta, func(o *ServerOptions) { o.Types = []Type{{URL: addressType, Decode: decode}} }, st.addr)
+	run(t, s, applied(func(u Update) { got <- u }))
+	k := enter(t, st.delta)
+	k.next()
+	good := &anypb.Any{TypeUrl: addressType, Value: []byte("\x0a\x01x")}
+	k.say(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: addressType, Nonce: "1",
+		Resources: []*discoveryv3.Resource{
+			{Name: "good", Resource: good}, {Name: "garbled", Resource: garbage(addressType)}, {Name: "alive", Ttl: durationpb.New(1)}, {Resource: garbage(addressType)},
+		},
+		ResourceErrors: []*discoveryv3.ResourceError{{ResourceName: &discoveryv3.ResourceName{Name: "failed"}}},
+	})
+	k.next()
+	u := <-got
+	if slices.Sort(u.Kept); !slices.Equal(u.Kept, []string{"", "alive", "failed", "garbled"}) {
+		t.Errorf("kept %q", u.Kept)
+	}
+	if len(u.Resources) != 1 || u.Resources[0].Name != "good" || string(u.Resources[0].Raw) != string(good.Value) {
+		t.Errorf("resources %+v", u.Resources)
+	}
+}
+
+// applied is a consumer that sees updates.
+type applied func(Update)
+
+func (f applied) Apply(_ context.Context, updates ...Update) error {
+	for _, u := range updates {
+		f(u)
+	}
+	return nil
+}
+func (applied) Wanted(string) []string  { return nil }
+func (applied) Absent(string, []string) {}
+
 // FuzzResponse: whatever a response holds, in both protocols, it is answered exactly
 // once with its nonce, and nothing without a name is used.
 func FuzzResponse(f *testing.F) {
