@@ -19,7 +19,7 @@ export BPF2GO_STRIP := llvm-strip-$(CLANG)
 
 # Tested with the race detector: what is pure, and what shares memory between goroutines. The others
 # spend their time in the kernel and in child processes, which the detector does not see.
-RACE := ^kmesh/(helper/(mesh|xds|identity|translate|snapshot|balance|probe|api)|cni/(optin|entry)|install)(/|$$)
+RACE := ^kmesh/(helper/(mesh|xds|identity|translate|snapshot|lastgood|balance|probe|api)|cni/(optin|entry)|install)(/|$$)
 
 # The longest that one package's tests may take.
 TIMEOUT := 10m

@@ -52,14 +52,13 @@ func encode(w io.Writer, c content) (int64, error) {
 	sum := sha256.New()
 	out := &counter{w: w}
 	buf := bufio.NewWriterSize(io.MultiWriter(out, sum), 1<<16)
-	var scratch []byte
+	number := func(n uint64) { buf.Write(binary.AppendUvarint(buf.AvailableBuffer(), n)) }
 	text := func(s string) {
-		buf.Write(binary.AppendUvarint(scratch[:0], uint64(len(s))))
+		number(uint64(len(s)))
 		buf.WriteString(s)
 	}
-	number := func(n uint64) { buf.Write(binary.AppendUvarint(scratch[:0], n)) }
 	buf.WriteString(magic)
-	buf.Write(binary.BigEndian.AppendUint32(scratch[:0], schema))
+	buf.Write(binary.BigEndian.AppendUint32(buf.AvailableBuffer(), schema))
 	number(uint64(c.updated.UnixNano()))
 	number(uint64(len(c.types)))
 	for _, t := range c.types {
@@ -114,8 +113,12 @@ func decode(data []byte) (content, error) {
 		t := held{url: r.text()}
 		items := r.count(4)
 		t.items = make([]item, 0, items)
+		source := ""
 		for range items {
-			t.items = append(t.items, item{r.text(), r.text(), r.text(), r.bytes()})
+			it := item{name: r.text(), version: r.text()}
+			source = r.again(source)
+			it.source, it.raw = source, r.bytes()
+			t.items = append(t.items, it)
 		}
 		c.types = append(c.types, t)
 	}
@@ -152,16 +155,27 @@ func (r *reader) count(least int) int {
 	return int(n)
 }
 
-// bytes returns a copy: what is kept of a file does not keep all of it.
-func (r *reader) bytes() []byte {
+// some reads a length and returns what has it.
+func (r *reader) some() []byte {
 	n := r.number()
 	if r.left == nil || n > uint64(len(r.left)) {
 		r.left = nil
 		return nil
 	}
-	out := bytes.Clone(r.left[:n])
+	out := r.left[:n]
 	r.left = r.left[n:]
 	return out
 }
 
-func (r *reader) text() string { return string(r.bytes()) }
+// bytes returns a copy, as text does: what is kept of a file does not keep all of it.
+func (r *reader) bytes() []byte { return append([]byte{}, r.some()...) }
+
+func (r *reader) text() string { return string(r.some()) }
+
+// again is text that is mostly the same as the last time: it is not held twice.
+func (r *reader) again(last string) string {
+	if s := r.some(); string(s) != last {
+		return string(s)
+	}
+	return last
+}

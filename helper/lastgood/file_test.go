@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -119,6 +121,28 @@ func BenchmarkFile(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			b.SetBytes(int64(len(encoded(b, c))))
+		}
+	})
+	b.Run("write", func(b *testing.B) { // with the disk
+		path := filepath.Join(b.TempDir(), folder, "x"+suffix)
+		for b.Loop() {
+			n, err := write(path, c, os.Rename)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(n)
+		}
+	})
+	b.Run("collect", func(b *testing.B) { // what Apply may have to wait for
+		k := &Keeper{opts: Options{Types: kinds()[:1]}, wake: make(chan struct{}, 1), types: map[string]*record{wild: {heard: true, items: map[string]item{}}}}
+		for _, it := range c.types[0].items {
+			k.types[wild].items[it.name] = it
+		}
+		for b.Loop() {
+			k.dirty = true
+			if got, _ := k.collect(); len(got.types[0].items) != len(c.types[0].items) {
+				b.Fatal("something is missing")
+			}
 		}
 	})
 	b.Run("decode", func(b *testing.B) {
