@@ -49,8 +49,9 @@ type Options struct {
 	// NodeID is announced to the server, and what NodeMetadata says.
 	NodeID       string
 	NodeMetadata map[string]string
-	// Scopes is OneScope or ScopePerPods.
-	Scopes Scopes
+	// Scopes is OneScope or ScopePerPods, with at most MaxScopes.
+	Scopes    Scopes
+	MaxScopes int
 	// WorkloadAPI: the servers speak Istio's workload API too, and it is followed; so it is
 	// with ScopePerPods.
 	WorkloadAPI bool

@@ -50,6 +50,7 @@ func (c *Controller) makeScopes() error {
 		Name:      publish.ScopeName,
 		Assign:    c.assign,
 		Publish:   c.publish,
+		Most:      o.MaxScopes,
 		StateDir:  o.StateDir,
 		Log:       o.Log,
 	}
@@ -93,6 +94,9 @@ func (c *Controller) makeScopes() error {
 func (c *Controller) perPods(opts *scopes.Options) error {
 	if c.opts.XDSDir != "" {
 		return errors.New("--xds-scopes pods is about a server, and --xds-dir is given: leave one out")
+	}
+	if c.opts.MaxScopes < 1 {
+		return fmt.Errorf("--max-scopes is %d: give 1 or more", c.opts.MaxScopes)
 	}
 	if len(c.opts.XDSServers) == 0 {
 		return errors.New("--xds-scopes pods: no server to ask: give --xds-server HOST:PORT")

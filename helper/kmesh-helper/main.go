@@ -20,6 +20,7 @@ import (
 	"kmesh/bpf"
 	"kmesh/helper/controller"
 	"kmesh/helper/pods/cached"
+	"kmesh/helper/scopes"
 	"kmesh/netns"
 )
 
@@ -76,6 +77,7 @@ func root() *cobra.Command {
 	run.Flags().StringVar(&opts.NodeID, "node-id", host, "id announced to the server")
 	run.Flags().StringToStringVar(&opts.NodeMetadata, "node-metadata", nil, "metadata announced to the server beside the id: KEY=VALUE,...")
 	run.Flags().StringVar((*string)(&opts.Scopes), "xds-scopes", string(controller.OneScope), "whose view of the mesh pods get: that of --node-id ("+string(controller.OneScope)+"), or one for each namespace, labels and service account of this node's pods ("+string(controller.ScopePerPods)+")")
+	run.Flags().IntVar(&opts.MaxScopes, "max-scopes", scopes.DefaultMost, "most views with --xds-scopes pods; the pods of further ones share one for each namespace")
 	run.Flags().BoolVar(&opts.WorkloadAPI, "workload-api", false, "follow Istio's workload API at the servers too: services, endpoints and policies for the whole node (always, with --xds-scopes pods)")
 	run.Flags().StringVar(&opts.Network, "network", "", "name of the network that this node is in, as the workload API has it")
 	run.Flags().StringVar(&opts.CA, "ca-server", "", "HOST:PORT of the Istio CA that gives certificates for pods' accounts, for --xds-scopes pods with --xds-token (default: the first --xds-server)")

@@ -69,7 +69,7 @@ var allowed = map[string][]string{
 		"helper/snapshot", "helper/scopes", "helper/identity", "helper/automaton", "helper/balance", "helper/resolve",
 		"helper/publish", "helper/pods", "helper/pods/kube", "helper/pods/plan", "helper/probe", "helper/api", "helper/api/v1", "helper/installed",
 	},
-	"helper/kmesh-helper": {"helper/controller", "helper/pods/cached", "netns", "bpf"},
+	"helper/kmesh-helper": {"helper/controller", "helper/pods/cached", "helper/scopes", "netns", "bpf"},
 	"helper/kmeshctl": {
 		"helper/api/v1", "helper/mesh",
 		// What it computes itself, from files: explain --offline and diff.

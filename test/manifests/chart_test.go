@@ -138,6 +138,11 @@ var others = map[string]any{
 	"xds.address":               "xds.example:18000",
 	"xds.files":                 files,
 	"xds.nodeId":                "$(NODE_NAME)",
+	"xds.istio.enabled":         true,
+	"xds.istio.trustDomain":     "mesh.example",
+	"xds.istio.clusterId":       "east",
+	"xds.istio.rootsConfigMap":  "other-roots",
+	"xds.istio.maxScopes":       8,
 	"enroll.onUnready":          "pass",
 	"unenforceable.actions":     "refuse",
 	"limits.flowsPerPod":        100000,
@@ -173,6 +178,18 @@ func leaves(prefix string, v any, out map[string]bool) {
 	}
 }
 
+// with is a value among those without which it means nothing.
+func with(path string, value any) map[string]any {
+	flat := map[string]any{path: value}
+	switch {
+	case path == "xds.files":
+		flat["xds.address"] = ""
+	case strings.HasPrefix(path, "xds.istio."):
+		flat["xds.istio.enabled"] = true
+	}
+	return flat
+}
+
 // TestEveryValueReaches something: a change of it changes what is rendered, and what is rendered still is good.
 func TestEveryValueReaches(t *testing.T) {
 	raw, err := os.ReadFile(chartDir + "/values.yaml")
@@ -185,19 +202,20 @@ func TestEveryValueReaches(t *testing.T) {
 	}
 	all := map[string]bool{}
 	leaves("", defaults, all)
-	plain := render(t, nil)
 	for path := range all {
 		value, ok := others[path]
 		if !ok {
 			t.Errorf("%s: this test knows no other value for it", path)
 			continue
 		}
-		flat := map[string]any{path: value}
+		flat := with(path, value)
+		rest := maps.Clone(flat)
+		delete(rest, path)
 		if path == "xds.files" {
-			flat["xds.address"] = ""
+			rest = nil
 		}
 		out := render(t, flat)
-		if bytes.Equal(out, plain) {
+		if bytes.Equal(out, render(t, rest)) {
 			t.Errorf("%s: %v changes nothing", path, value)
 		}
 		objects(t, out)
@@ -256,6 +274,24 @@ func TestWhereValuesGo(t *testing.T) {
 		{"server", map[string]any{"xds.address": "[fd00::1]:15010"}, []func(*corev1.PodSpec) string{arg("helper", "--xds-server=[fd00::1]:15010")}},
 		{"files", map[string]any{"xds.address": "", "xds.files": files}, []func(*corev1.PodSpec) string{arg("helper", "--xds-dir=/etc/kmesh/xds")}},
 		{"node id", map[string]any{"xds.nodeId": "a: {b}"}, []func(*corev1.PodSpec) string{arg("helper", "--node-id=a: {b}")}},
+		{"istio", map[string]any{"xds.address": "istiod.istio-system.svc:15012", "xds.istio.enabled": true, "xds.istio.clusterId": "east", "xds.istio.maxScopes": 9, "xds.istio.rootsConfigMap": "roots"}, []func(*corev1.PodSpec) string{
+			arg("helper", "--xds-scopes=pods"), arg("helper", "--max-scopes=9"), arg("helper", "--xds-cluster-id=east"), arg("helper", "--trust-domain=cluster.local"),
+			arg("helper", "--node-metadata=NAMESPACE=$(POD_NAMESPACE),CLUSTER_ID=east"),
+			arg("helper", "--xds-token=/var/run/secrets/tokens/istio-token"), arg("helper", "--xds-roots=/var/run/secrets/istio/root-cert.pem"),
+			func(p *corev1.PodSpec) string {
+				for _, v := range p.Volumes {
+					if v.Name == "istio-roots" && v.ConfigMap.Name != "roots" || v.Name == "istio-token" && v.Projected.Sources[0].ServiceAccountToken.Audience != "istio-ca" {
+						return fmt.Sprintf("volume %+v", v)
+					}
+				}
+				for volume, at := range map[string]string{"istio-token": "/var/run/secrets/tokens", "istio-roots": "/var/run/secrets/istio"} {
+					if !slices.ContainsFunc(p.Containers[1].VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == volume && m.MountPath == at && m.ReadOnly }) {
+						return fmt.Sprintf("%s is not mounted at %s, to be read only", volume, at)
+					}
+				}
+				return ""
+			},
+		}},
 		{"unready", map[string]any{"enroll.onUnready": "pass"}, []func(*corev1.PodSpec) string{arg("install", "--on-unready=pass"), arg("plugin", "--on-unready=pass")}},
 		{"unenforceable", map[string]any{"unenforceable.actions": "refuse"}, []func(*corev1.PodSpec) string{arg("helper", "--unenforceable-actions=refuse")}},
 		{"flows", map[string]any{"limits.flowsPerPod": 1000000}, []func(*corev1.PodSpec) string{arg("helper", "--flows-per-pod=1000000")}},
@@ -339,6 +375,9 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{"resources.helper.limits", map[string]any{"memory": "much"}, []string{"resources/helper/limits/memory"}},
 		{"policy.unenforced", "refuse", []string{"policy"}},
 		{"unenforceable.actions", "ignore", []string{"unenforceable/actions", "'serve', 'refuse'"}},
+		{"xds.istio.clusterId", "", []string{"xds/istio/clusterId"}},
+		{"xds.istio.trustDomain", "spiffe://x", []string{"xds/istio/trustDomain"}},
+		{"xds.istio.maxScopes", 0, []string{"xds/istio/maxScopes", "minimum"}},
 		{"xds.adress", "x:1", []string{"xds", "adress"}},
 	}
 	for _, tt := range tests {

@@ -37,11 +37,7 @@ func everywhere(t *testing.T) map[string][]runtime.Object {
 		out["platform "+name] = objects(t, render(t, map[string]any{"platform": name}))
 	}
 	for path, value := range others {
-		flat := map[string]any{path: value}
-		if path == "xds.files" {
-			flat["xds.address"] = ""
-		}
-		out[path] = objects(t, render(t, flat))
+		out[path] = objects(t, render(t, with(path, value)))
 	}
 	return out
 }
