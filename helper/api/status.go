@@ -3,10 +3,12 @@
 package api
 
 import (
+	"cmp"
 	"time"
 
 	"kmesh/bpf"
 	apiv1 "kmesh/helper/api/v1"
+	"kmesh/helper/lastgood"
 	"kmesh/helper/mesh"
 	"kmesh/helper/publish"
 	"kmesh/helper/scopes"
@@ -35,7 +37,8 @@ type Node struct {
 
 // Workloads is how the workload API is.
 type Workloads struct {
-	Xds xds.Status
+	Xds  xds.Status
+	Disk *lastgood.Status
 	// Verdicts are of its resources, Problems what is wrong with them.
 	Verdicts, Problems []mesh.Verdict
 }
@@ -57,7 +60,7 @@ func StatusOf(n Node) *apiv1.StatusResponse {
 	}
 	v := verdicts{out: out, seen: make(map[mesh.Verdict]bool)}
 	if d := n.Scopes.Default; d != nil {
-		out.Xds, out.Config = xdsOf(n.XdsKind, d.Xds), configOf(d.Config)
+		out.Xds, out.Config = xdsOf(n.XdsKind, d.Xds, d.Disk), configOf(d.Config)
 		v.ofScope(d)
 	}
 	if out.Config == nil && n.Scopes.Holding != "" {
@@ -70,12 +73,12 @@ func StatusOf(n Node) *apiv1.StatusResponse {
 		s := &n.Scopes.Scopes[i]
 		out.Scopes = append(out.Scopes, &apiv1.Scope{
 			Namespace: s.Key.Namespace, ServiceAccount: s.Key.ServiceAccount, Labels: s.Key.Labels, Name: s.Name,
-			Pods: uint32(s.Pods), Live: s.Live, Xds: xdsOf(n.XdsKind, s.Xds), Config: configOf(s.Config), Problem: s.Problem,
+			Pods: uint32(s.Pods), Live: s.Live, Xds: xdsOf(n.XdsKind, s.Xds, s.Disk), Config: configOf(s.Config), Problem: s.Problem,
 		})
 		v.ofScope(s)
 	}
 	if w := n.Workloads; w != nil {
-		out.Workloads = xdsOf("server", w.Xds)
+		out.Workloads = xdsOf("server", w.Xds, w.Disk)
 		v.unenforced(w.Verdicts)
 		v.problems(w.Xds.Problems)
 		v.problems(w.Problems)
@@ -134,13 +137,19 @@ func configOf(c snapshot.Status) *apiv1.Config {
 	return out
 }
 
-func xdsOf(kind string, s xds.Status) *apiv1.Xds {
+func xdsOf(kind string, s xds.Status, disk *lastgood.Status) *apiv1.Xds {
 	out := &apiv1.Xds{
 		Kind:                  kind,
 		Address:               s.Source,
 		Connected:             s.Connected,
 		SinceUnixSeconds:      seconds(s.Since),
 		LastUpdateUnixSeconds: seconds(s.LastUpdate),
+	}
+	if disk != nil {
+		if disk.Stale() {
+			out.FromDiskUnixSeconds = seconds(disk.Loaded)
+		}
+		out.DiskProblem = cmp.Or(disk.WriteError, disk.Problem)
 	}
 	for _, t := range s.Types {
 		shown := &apiv1.XdsType{

@@ -51,8 +51,8 @@ func (c *Controller) makeScopes() error {
 		Assign:    c.assign,
 		Publish:   c.publish,
 		Most:      o.MaxScopes,
-		StateDir:  o.StateDir,
-		Log:       o.Log,
+		StateDir:  o.StateDir, KeepLastGood: o.XDSDir == "", Others: []string{workloadsFile},
+		Log: o.Log,
 	}
 	switch o.Scopes {
 	case "", OneScope:
@@ -67,11 +67,6 @@ func (c *Controller) makeScopes() error {
 	default:
 		return fmt.Errorf("--xds-scopes is %q: use %s or %s", o.Scopes, OneScope, ScopePerPods)
 	}
-	if o.WorkloadAPI || o.Scopes == ScopePerPods {
-		if err := c.makeWorkloads(&opts); err != nil {
-			return err
-		}
-	}
 	// What an earlier helper published goes on serving until all of the first
 	// snapshot is good: from files, an admin will see to that; a server is given
 	// some time.
@@ -81,6 +76,11 @@ func (c *Controller) makeScopes() error {
 		hold = 30 * time.Second
 		if o.XDSDir != "" {
 			hold = -1
+		}
+	}
+	if o.WorkloadAPI || o.Scopes == ScopePerPods {
+		if err := c.makeWorkloads(&opts); err != nil {
+			return err
 		}
 	}
 	c.names = resolve.New(resolve.Options{Log: o.Log})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kmesh/helper/api"
+	"kmesh/helper/lastgood"
 	"kmesh/helper/mesh"
 	"kmesh/helper/pods/kube"
 	"kmesh/helper/scopes"
@@ -22,10 +23,15 @@ import (
 // that does not speak it says nothing at all.
 const workloadsWait = 10 * time.Second
 
+// workloadsFile is its last good state, in the state directory.
+const workloadsFile = "workloads"
+
 // workloads is the workload API: one stream for the node, with the helper's own identity.
 type workloads struct {
 	source *xds.Server
 	store  *snapshot.Workloads
+	disk   *lastgood.Keeper
+	load   bool
 	until  time.Time
 	late   bool // said so
 }
@@ -50,6 +56,11 @@ func (c *Controller) makeWorkloads(opts *scopes.Options) error {
 		Logger: o.Log,
 	})}
 	c.workloads = w
+	w.disk, err = lastgood.New(w.store, lastgood.Options{Dir: o.StateDir, Name: workloadsFile, Types: snapshot.WorkloadTypes(), Log: o.Log})
+	if err != nil {
+		return err
+	}
+	w.load = !opts.Inherited // else the maps have what the disk has, or newer
 	opts.Announced = func() (*snapshot.Announced, bool) {
 		if w.store.Heard() {
 			return w.store.Announced(), true
@@ -94,7 +105,11 @@ func (w *workloads) run(ctx context.Context, heard func()) error {
 			}
 		}
 	}()
-	err := w.source.Run(ctx, w.store)
+	defer w.disk.Close()
+	if w.load {
+		w.disk.Load(ctx)
+	}
+	err := w.source.Run(ctx, w.disk)
 	<-done
 	return err
 }
@@ -106,7 +121,8 @@ const workloadsGather = 50 * time.Millisecond
 // status tells how it is; enrolled are the pods that are governed.
 func (w *workloads) status(enrolled map[string]bool) *api.Workloads {
 	st := w.store.Status()
-	out := &api.Workloads{Xds: w.source.Status(), Problems: st.Problems}
+	disk := w.disk.Status()
+	out := &api.Workloads{Xds: w.source.Status(), Disk: &disk, Problems: st.Problems}
 	for _, r := range st.NotEnforced {
 		v := r.Verdict
 		if r.Resources > 1 {

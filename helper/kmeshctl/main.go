@@ -75,6 +75,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	case errors.Is(err, errDiffers):
 		return exitDiffers
+	case errors.Is(err, errFaults):
+		return exitError
 	}
 	fmt.Fprintln(stderr, "kmeshctl:", err)
 	var usage usageError
@@ -108,8 +110,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 		Short: "Show what the Kmesh helper of this node knows",
 		Long: `Show what the Kmesh helper of this node knows.
 
-Exit codes: 0 success, 1 the helper answered with an error, 2 wrong usage,
-3 no helper answers on the socket. Those of diff are diff(1)'s: 0 nothing
+Exit codes: 0 success, 1 the helper answered with an error or check found a
+fault, 2 wrong usage, 3 no helper answers on the socket. Those of diff are diff(1)'s: 0 nothing
 differs, 1 something does, 2 trouble.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -140,6 +142,7 @@ differs, 1 something does, 2 trouble.`,
 			func(ctx context.Context, c apiv1.KmeshClient) (*apiv1.ServicesResponse, error) {
 				return c.Services(ctx, &apiv1.ServicesRequest{}, grpc.MaxCallRecvMsgSize(maxAnswer))
 			}, servicesTable),
+		checkCommand(&opts, stdout),
 		flowsCommand(&opts, stdout),
 		routesCommand(&opts, stdout),
 		traceCommand(&opts, stdout),

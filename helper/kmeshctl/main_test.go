@@ -88,6 +88,35 @@ func kmeshctl(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
+var scoped = &apiv1.StatusResponse{
+	Version: "v0.1.0", Abi: 3, Phase: "live", Generation: 40, Bpffs: "/sys/fs/bpf/kmesh", NodeId: "sidecar~10.0.0.1~kmesh.kmesh-system~x",
+	Scopes: []*apiv1.Scope{
+		{
+			Namespace: "shop", ServiceAccount: "web", Labels: "app=web,tier=gold", Name: "shop/web/app=web,tier=gold", Pods: 3, Live: true,
+			Xds: &apiv1.Xds{Kind: "server", Address: "istiod:15012", Connected: true, SinceUnixSeconds: 1700000100}, Config: &apiv1.Config{Version: 2, Published: 2},
+		},
+		{
+			Namespace: "shop", Name: "shop//", Pods: 2, Live: true,
+			Xds: &apiv1.Xds{Kind: "server", Address: "istiod:15012", FromDiskUnixSeconds: 1700000000}, Config: &apiv1.Config{Version: 1, Published: 1},
+		},
+		{
+			Namespace: "till", ServiceAccount: "default", Name: "till/default/", Pods: 1,
+			Xds: &apiv1.Xds{Kind: "server", Address: "istiod:15012", Connected: true}, Config: &apiv1.Config{Holding: "no word yet about resources of type Listener"},
+		},
+	},
+	ScopesRefused: "the CA: Unauthenticated: request impersonation authentication failure",
+	ScopesShared:  2,
+	Workloads:     &apiv1.Xds{Kind: "server", Address: "istiod:15012", Connected: true, SinceUnixSeconds: 1700000100, DiskProblem: "no space left on device"},
+	Verdicts: []*apiv1.Verdict{
+		{Source: "istiod:15012", Type: "Authorization", Resource: "shop/deny-all", Class: "not-enforced", Message: "NOT ENFORCED: connections to shop/web-1 that it denies are let through"},
+		{Source: "istiod:15012", Type: "Listener", Resource: "a", Field: "access_log", Class: "not-enforced", Message: "no access log"},
+		{Source: "istiod:15012", Type: "Listener", Resource: "b", Field: "access_log", Class: "not-enforced", Message: "no access log"},
+		{Source: "istiod:15012", Type: "Listener", Resource: "virtualInbound", Field: "filter_chains[0].filters[0]", Class: "not-enforced", Message: "authorization is NOT ENFORCED here"},
+	},
+	Maps: []*apiv1.Map{{Name: "km_frontends", Entries: 95, Capacity: 100}, {Name: "km_names", Entries: 1, Capacity: 100}},
+	Pods: &apiv1.PodCounts{Live: 6},
+}
+
 var full = answers{
 	status: &apiv1.StatusResponse{
 		Version: "v0.1.0", UptimeSeconds: 3723, Abi: 1, Phase: "live", Generation: 12,
@@ -179,8 +208,17 @@ func TestTables(t *testing.T) {
 	empty := serve(t, answers{
 		status: &apiv1.StatusResponse{Phase: "loaded", Config: &apiv1.Config{Holding: "nothing has been delivered yet"}}, pods: &apiv1.PodsResponse{}, services: &apiv1.ServicesResponse{}, flows: &apiv1.FlowsResponse{}, routes: &apiv1.RoutesResponse{},
 	})
+	many := serve(t, answers{status: scoped})
+	good := serve(t, answers{status: &apiv1.StatusResponse{
+		Phase: "live", Xds: &apiv1.Xds{Connected: true}, Config: &apiv1.Config{Version: 1, Published: 1}, Pods: &apiv1.PodCounts{Live: 2},
+		Verdicts: []*apiv1.Verdict{{Class: "default"}}, Maps: []*apiv1.Map{{Name: "km_slots", Entries: 10, Capacity: 100}},
+	}})
 	for _, tt := range []struct{ name, socket, command string }{
 		{"status", socket, "status"},
+		{"status_scopes", many, "status"},
+		{"check", socket, "check"},
+		{"check_scopes", many, "check"},
+		{"check_good", good, "check"},
 		{"pods", socket, "pods"},
 		{"services", socket, "services"},
 		{"flows", socket, "flows"},
@@ -193,7 +231,7 @@ func TestTables(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stdout, stderr := kmeshctl(t, "--socket", tt.socket, tt.command)
-			if code != exitOK || stderr != "" {
+			if want := map[bool]int{true: exitError}[tt.command == "check" && tt.socket != good]; code != want || stderr != "" {
 				t.Fatalf("exit code %d, stderr %q", code, stderr)
 			}
 			golden := filepath.Join("testdata", tt.name+".txt")

@@ -19,7 +19,14 @@ func xdsLine(x *apiv1.Xds) string {
 	if at := x.GetSinceUnixSeconds(); at != 0 {
 		since = ", since " + unix(at)
 	}
-	return fmt.Sprintf("%s %s: %s%s", orDash(x.GetKind()), orDash(x.GetAddress()), connected, since)
+	line := fmt.Sprintf("%s %s: %s%s", orDash(x.GetKind()), orDash(x.GetAddress()), connected, since)
+	if at := x.GetFromDiskUnixSeconds(); at != 0 {
+		line += "; serves what is on disk, of " + unix(at)
+	}
+	if why := x.GetDiskProblem(); why != "" {
+		line += "; on disk: " + why
+	}
+	return line
 }
 
 // scopesTable lists the views of the mesh.
@@ -39,6 +46,8 @@ func scopesTable(w io.Writer, scopes []*apiv1.Scope) error {
 			state = "waiting: " + s.GetConfig().GetHolding()
 		case !s.GetLive():
 			state = "waiting to be written"
+		case s.GetXds().GetFromDiskUnixSeconds() != 0:
+			state = "live from disk, of " + unix(s.GetXds().GetFromDiskUnixSeconds())
 		case !s.GetXds().GetConnected():
 			state = "live, NOT CONNECTED (the last good configuration stays in use)"
 		}

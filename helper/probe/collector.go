@@ -52,6 +52,7 @@ var (
 	verdicts   = gauge("kmesh_verdicts", "Fields of the configuration that the data path does not do, by class.", "class")
 	connected  = gauge("kmesh_xds_connected", "1 while the source of configuration answers; with several, while all of them do.")
 	updated    = gauge("kmesh_xds_last_update_timestamp_seconds", "When the source of configuration last delivered something; with several, the one that has been silent longest.")
+	stale      = gauge("kmesh_config_from_disk_timestamp_seconds", "When what is served from disk alone was last updated, the oldest of it; 0 while nothing is.")
 	scopes     = gauge("kmesh_scopes", "Views of the mesh that pods have of their own, by state; absent with one view for all.", "state")
 	apiServer  = gauge("kmesh_api_server_connected", "1 while the API server answers; absent where none is followed.")
 	unsettled  = gauge("kmesh_pods_unsettled", "Pods that are not as they, or their namespaces, ask them to be; absent where no API server is followed.")
@@ -60,7 +61,7 @@ var (
 
 	all = []series{
 		opened, closed, failed, sent, received, flows, passed, refused, active,
-		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, updated, scopes, apiServer, unsettled, scrapeErrors,
+		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, updated, stale, scopes, apiServer, unsettled, scrapeErrors,
 		requests, durations, events,
 	}
 )
@@ -280,7 +281,7 @@ func readSources(status *apiv1.StatusResponse, s *samples) {
 		}
 		s.add(scopes, 1, state)
 	}
-	up, last := float64(min(len(all), 1)), int64(0)
+	up, last, disk := float64(min(len(all), 1)), int64(0), int64(0)
 	for i, x := range all {
 		if !x.GetConnected() {
 			up = 0
@@ -288,7 +289,11 @@ func readSources(status *apiv1.StatusResponse, s *samples) {
 		if at := x.GetLastUpdateUnixSeconds(); i == 0 || at < last {
 			last = at
 		}
+		if at := x.GetFromDiskUnixSeconds(); at != 0 && (disk == 0 || at < disk) {
+			disk = at
+		}
 	}
 	s.add(connected, up)
 	s.add(updated, float64(last))
+	s.add(stale, float64(disk))
 }

@@ -63,7 +63,7 @@ func full() *fake {
 		status: &apiv1.StatusResponse{
 			Generation: 12,
 			Xds:        &apiv1.Xds{Connected: true, LastUpdateUnixSeconds: 1700000000},
-			Scopes:     []*apiv1.Scope{{Live: true, Xds: &apiv1.Xds{Connected: true, LastUpdateUnixSeconds: 1600000000}}},
+			Scopes:     []*apiv1.Scope{{Live: true, Xds: &apiv1.Xds{Connected: true, LastUpdateUnixSeconds: 1600000000, FromDiskUnixSeconds: 1500000000}}},
 			Problems:   []*apiv1.Verdict{{Class: "invalid"}},
 			Verdicts:   []*apiv1.Verdict{{Class: "not-enforced"}, {Class: "not-enforced"}},
 			Maps:       []*apiv1.Map{{Name: "km_endpoints", Entries: 3, Capacity: 200000}},
@@ -112,6 +112,7 @@ kmesh_active_connections{cluster="v1",scope="shop/web/",service="echo"} 0
 kmesh_api_server_connected 1
 kmesh_build_info{version="v1"} 1
 kmesh_config_errors 1
+kmesh_config_from_disk_timestamp_seconds 1.5e+09
 kmesh_config_generation 12
 kmesh_http_events_total{event="flow"} 5
 kmesh_http_events_total{event="rejected"} 0

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kmesh/helper/lastgood"
 	"kmesh/helper/mesh"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
@@ -76,9 +77,12 @@ type Options struct {
 	Store snapshot.Options
 	// Resolve takes the names that all views want resolved.
 	Resolve func([]mesh.Lookup)
-	// StateDir is for what survives a reboot.
-	StateDir string
-	Log      *slog.Logger
+	// StateDir is for what survives a reboot. KeepLastGood: what sources have said does;
+	// Others are the files there that are not of scopes.
+	StateDir     string
+	KeepLastGood bool
+	Others       []string
+	Log          *slog.Logger
 }
 
 // Manager keeps the views.
@@ -358,6 +362,21 @@ func (m *Manager) save(need map[mesh.ScopeKey]bool, whole bool) {
 	m.mu.Lock()
 	m.saved = keys
 	m.mu.Unlock()
+	m.sweep(keys)
+}
+
+// sweep removes what is on disk of other scopes.
+func (m *Manager) sweep(keys []mesh.ScopeKey) {
+	if !m.opts.KeepLastGood {
+		return
+	}
+	keep := append([]string{m.fileOf(mesh.ScopeKey{})}, m.opts.Others...)
+	for _, k := range keys {
+		keep = append(keep, m.fileOf(k))
+	}
+	if err := lastgood.Sweep(m.opts.StateDir, keep); err != nil {
+		m.log.Error("what scopes that are closed had stays on disk", "err", err)
+	}
 }
 
 // count records how many pods get which scope.

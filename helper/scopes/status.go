@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"kmesh/helper/lastgood"
 	"kmesh/helper/mesh"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
@@ -37,6 +38,8 @@ type ScopeStatus struct {
 	Live   bool
 	Xds    xds.Status
 	Config snapshot.Status
+	// Disk is what is kept of it; nil if nothing is.
+	Disk *lastgood.Status
 	// LeftOut are announced services that it does not have as they are.
 	LeftOut []mesh.Verdict
 	// Problem is why it is not followed; empty if it is.
@@ -56,6 +59,10 @@ func (m *Manager) Status() Status {
 		s := ScopeStatus{
 			Key: key, Name: m.opts.Name(key), Pods: pods[key], Live: m.all.has(key),
 			Xds: v.source.Status(), Config: v.store.Status(), LeftOut: m.all.leftOut(key),
+		}
+		if v.disk != nil {
+			d := v.disk.Status()
+			s.Disk = &d
 		}
 		if err := v.ended(); err != nil {
 			s.Problem = err.Error()

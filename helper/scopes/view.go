@@ -4,10 +4,13 @@ package scopes
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"kmesh/helper/lastgood"
 	"kmesh/helper/mesh"
 	"kmesh/helper/snapshot"
 	"kmesh/helper/xds"
@@ -21,6 +24,8 @@ type view struct {
 	key    mesh.ScopeKey
 	source xds.Source
 	store  *snapshot.Store
+	disk   *lastgood.Keeper // nil: nothing of it is kept
+	load   bool
 	all    *combiner
 	names  *lookups
 
@@ -47,13 +52,34 @@ func (m *Manager) open(key mesh.ScopeKey, source func() (xds.Source, error)) (*v
 		}
 	}
 	v.store = snapshot.New(opts)
-	return v, nil
+	if m.opts.KeepLastGood {
+		v.load = !m.opts.Inherited // else the maps have what the disk has, or newer
+		v.disk, err = lastgood.New(v.store, lastgood.Options{Dir: m.opts.StateDir, Name: m.fileOf(key), Log: m.log})
+	}
+	return v, err
+}
+
+// fileOf names the file of a scope's last good configuration.
+func (m *Manager) fileOf(key mesh.ScopeKey) string {
+	if key == (mesh.ScopeKey{}) {
+		return "default"
+	}
+	sum := sha256.Sum256([]byte(m.opts.Name(key)))
+	return "scope-" + hex.EncodeToString(sum[:12])
 }
 
 // run follows the source until ctx ends.
 func (v *view) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return v.source.Run(ctx, v.store) })
+	var consumer xds.Consumer = v.store
+	if v.disk != nil {
+		defer v.disk.Close()
+		if v.load {
+			v.disk.Load(ctx)
+		}
+		consumer = v.disk
+	}
+	g.Go(func() error { return v.source.Run(ctx, consumer) })
 	g.Go(func() error {
 		return v.store.Run(ctx, func(ctx context.Context, s *mesh.Snapshot) error { return v.all.set(ctx, v.key, s.Scopes[0]) })
 	})

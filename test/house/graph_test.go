@@ -42,7 +42,7 @@ var allowed = map[string][]string{
 		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
 		"helper/translate/workload/address", "helper/translate/workload/policy",
 	},
-	"helper/scopes":      {"helper/mesh", "helper/xds", "helper/snapshot", "helper/pods/plan", "netns"},
+	"helper/scopes":      {"helper/mesh", "helper/xds", "helper/snapshot", "helper/lastgood", "helper/pods/plan", "netns"},
 	"helper/lastgood":    {"helper/xds"},
 	"helper/automaton":   {"helper/mesh"},
 	"helper/head":        {},
@@ -58,7 +58,7 @@ var allowed = map[string][]string{
 	"helper/pods/kube":   {"cni/optin", "helper/pods/plan"},
 	"helper/probe":       {"helper/mesh", "helper/publish", "helper/api/v1"},
 	"helper/api": {
-		"helper/api/v1", "helper/mesh", "helper/xds", "helper/snapshot", "helper/scopes", "helper/publish", "netns", "bpf",
+		"helper/api/v1", "helper/mesh", "helper/xds", "helper/snapshot", "helper/scopes", "helper/lastgood", "helper/publish", "netns", "bpf",
 	},
 	"helper/api/v1": {},
 	// It runs the bytes that are in the maps: it needs the machine, and no compiler's input.
@@ -66,7 +66,7 @@ var allowed = map[string][]string{
 	"helper/controller": {
 		"bpf", "netns",
 		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
-		"helper/snapshot", "helper/scopes", "helper/identity", "helper/automaton", "helper/balance", "helper/resolve",
+		"helper/snapshot", "helper/scopes", "helper/lastgood", "helper/identity", "helper/automaton", "helper/balance", "helper/resolve",
 		"helper/publish", "helper/pods", "helper/pods/kube", "helper/pods/plan", "helper/probe", "helper/api", "helper/api/v1", "helper/installed",
 	},
 	"helper/kmesh-helper": {"helper/controller", "helper/pods/cached", "helper/scopes", "netns", "bpf"},

@@ -689,7 +689,12 @@ type Xds struct {
 	Types                 []*XdsType `protobuf:"bytes,6,rep,name=types,proto3" json:"types,omitempty"`
 	// Of a server: the resources whose state is another one than ACKED, by type and
 	// name; the first thousand.
-	Unsettled     []*XdsResource `protobuf:"bytes,7,rep,name=unsettled,proto3" json:"unsettled,omitempty"`
+	Unsettled []*XdsResource `protobuf:"bytes,7,rep,name=unsettled,proto3" json:"unsettled,omitempty"`
+	// Something is served that only the disk says, since the source has not said it in this
+	// run: the time of the last update that is on disk. 0: nothing is.
+	FromDiskUnixSeconds int64 `protobuf:"varint,8,opt,name=from_disk_unix_seconds,json=fromDiskUnixSeconds,proto3" json:"from_disk_unix_seconds,omitempty"`
+	// Why the last good configuration is not on disk as it should be; empty: it is.
+	DiskProblem   string `protobuf:"bytes,9,opt,name=disk_problem,json=diskProblem,proto3" json:"disk_problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -771,6 +776,20 @@ func (x *Xds) GetUnsettled() []*XdsResource {
 		return x.Unsettled
 	}
 	return nil
+}
+
+func (x *Xds) GetFromDiskUnixSeconds() int64 {
+	if x != nil {
+		return x.FromDiskUnixSeconds
+	}
+	return 0
+}
+
+func (x *Xds) GetDiskProblem() string {
+	if x != nil {
+		return x.DiskProblem
+	}
+	return ""
 }
 
 // XdsResource is one resource as the server has answered for it.
@@ -3415,7 +3434,7 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\x03 \x01(\tR\x06source\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x14\n" +
-	"\x05state\x18\x05 \x01(\tR\x05state\"\x9e\x02\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\"\xf6\x02\n" +
 	"\x03Xds\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
@@ -3423,7 +3442,9 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x12since_unix_seconds\x18\x04 \x01(\x03R\x10sinceUnixSeconds\x127\n" +
 	"\x18last_update_unix_seconds\x18\x05 \x01(\x03R\x15lastUpdateUnixSeconds\x12+\n" +
 	"\x05types\x18\x06 \x03(\v2\x15.kmesh.api.v1.XdsTypeR\x05types\x127\n" +
-	"\tunsettled\x18\a \x03(\v2\x19.kmesh.api.v1.XdsResourceR\tunsettled\"\xdd\x01\n" +
+	"\tunsettled\x18\a \x03(\v2\x19.kmesh.api.v1.XdsResourceR\tunsettled\x123\n" +
+	"\x16from_disk_unix_seconds\x18\b \x01(\x03R\x13fromDiskUnixSeconds\x12!\n" +
+	"\fdisk_problem\x18\t \x01(\tR\vdiskProblem\"\xdd\x01\n" +
 	"\vXdsResource\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
