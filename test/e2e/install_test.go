@@ -41,7 +41,7 @@ func (b *bed) install(mesh string) {
 func (b *bed) setMesh(mesh string) []*unstructured.Unstructured {
 	b.Helper()
 	objects := b.chart(map[string]any{"xds": map[string]any{"address": "", "files": map[string]any{"mesh.yaml": mesh}}})
-	if err := b.apply(objects, false); err != nil {
+	if err := b.n.Apply(b.ctx, objects, false); err != nil {
 		b.Fatalf("applying the chart: %v", err)
 	}
 	return objects

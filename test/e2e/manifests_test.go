@@ -25,12 +25,12 @@ func TestServerTakesManifests(t *testing.T) {
 		// A dry run keeps nothing, not even the namespace that the others are in.
 		for _, o := range objects {
 			if o.GetKind() == "Namespace" {
-				if err := b.apply([]*unstructured.Unstructured{o}, false); err != nil {
+				if err := b.n.Apply(b.ctx, []*unstructured.Unstructured{o}, false); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		if err := b.apply(objects, true); err != nil {
+		if err := b.n.Apply(b.ctx, objects, true); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		pod := b.daemonPod(objects)
@@ -46,7 +46,7 @@ func TestServerTakesManifests(t *testing.T) {
 	// A field that there is not is refused: the dry run can fail.
 	wrong := sources["base"][0].DeepCopy()
 	wrong.Object["specc"] = map[string]any{}
-	if err := b.apply([]*unstructured.Unstructured{wrong}, true); err == nil {
+	if err := b.n.Apply(b.ctx, []*unstructured.Unstructured{wrong}, true); err == nil {
 		t.Error("an object with a field that there is not was taken")
 	}
 }

@@ -3,11 +3,6 @@
 package e2e
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,14 +10,11 @@ import (
 
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
-	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
-	kubeyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/restmapper"
 	"sigs.k8s.io/yaml"
+
+	"kmesh/test/plane"
 )
 
 // chart is what Helm installs with these values.
@@ -56,60 +48,11 @@ func (b *bed) render(args ...string) []*unstructured.Unstructured {
 	if err != nil {
 		b.Fatalf("rendering the manifests: %v\n%s", err, stderr.String())
 	}
-	var objects []*unstructured.Unstructured
-	for docs := kubeyaml.NewYAMLOrJSONDecoder(bytes.NewReader(out), 4096); ; {
-		var o unstructured.Unstructured
-		err := docs.Decode(&o.Object)
-		if errors.Is(err, io.EOF) {
-			return objects
-		}
-		if err != nil {
-			b.Fatalf("what was rendered is no YAML: %v", err)
-		}
-		if len(o.Object) > 0 {
-			objects = append(objects, &o)
-		}
-	}
-}
-
-// apply gives objects to the API server (server-side apply), which must know every field of them. As a dry run it does
-// all but to keep them.
-func (b *bed) apply(objects []*unstructured.Unstructured, dryRun bool) error {
-	b.Helper()
-	groups, err := restmapper.GetAPIGroupResources(b.n.Client.Discovery())
+	objects, err := plane.Objects(out)
 	if err != nil {
-		return err
+		b.Fatalf("what was rendered: %v", err)
 	}
-	mapper := restmapper.NewDiscoveryRESTMapper(groups)
-	client, err := dynamic.NewForConfig(b.n.Config)
-	if err != nil {
-		return err
-	}
-	opts := meta.PatchOptions{FieldManager: "e2e", FieldValidation: meta.FieldValidationStrict}
-	if dryRun {
-		opts.DryRun = []string{meta.DryRunAll}
-	}
-	for _, o := range objects {
-		kind := o.GroupVersionKind()
-		m, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
-		if err != nil {
-			return err
-		}
-		body, err := json.Marshal(o)
-		if err != nil {
-			return err
-		}
-		if _, err := client.Resource(m.Resource).Namespace(o.GetNamespace()).Patch(b.ctx, o.GetName(), types.ApplyPatchType, body, opts); err != nil {
-			return fmt.Errorf("%s %s: %w", kind.Kind, o.GetName(), err)
-		}
-		// What a controller would put there.
-		if kind.Kind == "Namespace" && !dryRun {
-			if err := b.n.EnsureNamespace(b.ctx, o.GetName()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return objects
 }
 
 // daemonPod is the pod that the controller of DaemonSets would make of the one among some objects, and the scheduler put

@@ -11,6 +11,7 @@ import (
 
 	"kmesh/test/node"
 	"kmesh/test/oci"
+	"kmesh/test/plane"
 )
 
 const (
@@ -64,7 +65,7 @@ imports = []
 	err = until(ctx, bootLimit, "it did not answer", func(ctx context.Context) error {
 		select {
 		case <-n.boot.containerd.Done():
-			return errors.Join(n.boot.containerd.Wait(), errEnded)
+			return errors.Join(n.boot.containerd.Wait(), plane.ErrEnded)
 		default:
 		}
 		_, err := n.Ctr(ctx, "version")

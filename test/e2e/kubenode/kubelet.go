@@ -12,6 +12,8 @@ import (
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kmesh/test/plane"
 )
 
 func (n *Node) startKubelet(ctx context.Context) error {
@@ -40,7 +42,7 @@ nodeStatusUpdateFrequency: 1s
 syncFrequency: 10s
 shutdownGracePeriod: 0s
 `, NodeIP, criSocket, filepath.Base(n.CgroupRoot), ServiceIP) // nobody answers there: no pod of the tests asks for a name
-	kubeconfig, err := n.kubeconfig(n.plane.kubeletToken)
+	kubeconfig, err := n.UserConfig(n.kubeletUser())
 	if err != nil {
 		return err
 	}
@@ -71,7 +73,7 @@ func (n *Node) StartKubelet(ctx context.Context) error {
 	err = until(ctx, bootLimit, "the Node was not Ready", func(ctx context.Context) error {
 		select {
 		case <-n.boot.kubelet.Done():
-			return errors.Join(n.boot.kubelet.Wait(), errEnded)
+			return errors.Join(n.boot.kubelet.Wait(), plane.ErrEnded)
 		default:
 		}
 		o, err := n.Client.CoreV1().Nodes().Get(ctx, n.Name, meta.GetOptions{})

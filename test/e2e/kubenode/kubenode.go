@@ -28,10 +28,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"kmesh/test/node"
+	"kmesh/test/plane"
 )
 
 const remedy = "run make e2e, or test/e2e/setup.sh once"
@@ -47,12 +46,10 @@ type Options struct {
 // Node is a node of a cluster. Its Name is the Node object's.
 type Node struct {
 	*node.Node
-	Client kubernetes.Interface
-	Config *rest.Config // of an administrator, from outside
+	*plane.Plane
 
 	opts  Options
 	parts parts
-	plane *plane
 	boot  *boot // nil while it is down
 }
 
@@ -137,9 +134,7 @@ func (n *Node) Close(ctx context.Context) error {
 		return nil
 	}
 	errs := []error{n.halt(ctx)}
-	if n.plane != nil {
-		n.plane.stop()
-	}
+	n.Plane.Stop()
 	// The network's bridge is a node's own: it stays as long as the node.
 	report, err := n.Node.Close(ctx)
 	if err != nil {

@@ -4,12 +4,12 @@ package kubenode
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"kmesh/test/plane"
 )
 
 func (n *Node) logPath(name string) string { return filepath.Join(n.Dir, "log", name+".log") }
@@ -19,24 +19,8 @@ func (n *Node) openLog(name string) (*os.File, error) {
 	return os.OpenFile(n.logPath(name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 }
 
-// well matches lines that say only that all is well: of containerd and etcd, and of Kubernetes.
-var well = regexp.MustCompile(`"level":"(debug|info)"|^I\d{4} `)
-
 // logTail is the end of a component's log, without what says only that all is well.
-func (n *Node) logTail(name string, lines int) string {
-	b, err := os.ReadFile(n.logPath(name))
-	if err != nil {
-		return err.Error()
-	}
-	var kept []string
-	for line := range strings.Lines(string(b)) {
-		if !well.MatchString(line) {
-			kept = append(kept, strings.TrimRight(line, "\n"))
-		}
-	}
-	kept = kept[max(0, len(kept)-lines):]
-	return fmt.Sprintf("--- %s, the last %d lines:\n%s", n.logPath(name), len(kept), strings.Join(kept, "\n"))
-}
+func (n *Node) logTail(name string, lines int) string { return plane.LogTail(n.logPath(name), lines) }
 
 // logTails are the ends of the logs of every component, and of every pod of Kmesh's own.
 func (n *Node) logTails(lines int) []string {
