@@ -110,7 +110,7 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 	$(need) ecj ecj
 	$(need) nft nftables
 	test/containerd/setup.sh
-	packages=$$($(GO) list ./... | grep -v '^kmesh/test/e2e$$') # that one is make e2e's
+	packages=$$($(GO) list ./... | grep -Ev '^kmesh/test/(e2e|istiod)$$') # those are make e2e's and make istiod's
 	status=0
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$(grep -E '$(RACE)' <<<"$$packages") || status=1
 	# One package at a time: each makes nodes, and looks for what they left on a machine that is busy enough.
@@ -134,6 +134,18 @@ e2e: ## Kmesh by its chart on a real Kubernetes node inside this machine (as roo
 	$(GO) run ./manifests/image -o bin/e2e-image.tar -name '$(IMAGE)' -version '$(VERSION)' -go '$(GO)' -platforms "linux/$$($(GO) env GOARCH)"
 	echo "make e2e: all its parts are there after $$((SECONDS - began)) s"
 	$(GO) test -count=1 -v -timeout 15m ./test/e2e
+
+.PHONY: istiod
+istiod: ## a Kmesh node against a real istiod and API server inside this machine (as root; builds them, once)
+	@if [ "$$(id -u)" != 0 ]; then
+		echo 'make istiod: needs root (programs, network namespaces, cgroups): sudo make istiod' >&2
+		exit 1
+	fi
+	$(need) $(GO) golang-go
+	began=$$SECONDS
+	test/istiod/setup.sh >/dev/null
+	echo "make istiod: all its parts are there after $$((SECONDS - began)) s"
+	$(GO) test -count=1 -v -timeout 15m ./test/istiod
 
 # How long each fuzzer runs.
 FUZZTIME ?= 30s

@@ -38,6 +38,12 @@ func res(t testing.TB, m proto.Message, text string) xds.Resource {
 	if err := protojson.Unmarshal(raw, m); err != nil {
 		t.Fatalf("%v: %s", err, raw)
 	}
+	return given(t, m)
+}
+
+// given is the same for a message that is there already.
+func given(t testing.TB, m proto.Message) xds.Resource {
+	t.Helper()
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
