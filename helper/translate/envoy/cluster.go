@@ -50,6 +50,9 @@ func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string, *Names) {
 // typeHTTPOptions are the options by which a cluster speaks HTTP.
 const typeHTTPOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
+// typeTunnel is the socket to a listener inside Envoy, by which Istio makes tunnels to endpoints that ask for one.
+const typeTunnel = "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport"
+
 // requestLimit is how many requests one connection may serve, 0 for any number. The
 // extension replaces the cluster's own common options; the cluster's field counts
 // where these say nothing.
@@ -147,6 +150,8 @@ func (r *report) sockets(c *clusterv3.Cluster, out *mesh.Cluster) {
 		case everything:
 			r.add(path, mesh.UnsupportedAction, "TLS for every endpoint is not originated here: connections are refused rather than sent in clear")
 			out.Kind = mesh.Refused
+		case m.GetTransportSocket().GetTypedConfig().MessageName() == typeTunnel:
+			r.add(path, mesh.UnsupportedAction, "tunnels (HBONE) are not made: sent in clear, to the endpoint itself")
 		default:
 			r.add(path, mesh.UnsupportedAction, "automatic mTLS is NOT ENFORCED: sent in clear")
 		}

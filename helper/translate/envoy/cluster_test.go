@@ -10,6 +10,8 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 
 	"kmesh/helper/mesh"
+
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/internal_upstream/v3"
 )
 
 func TestCluster(t *testing.T) {
@@ -107,6 +109,14 @@ load_assignment:
 			verdicts: []want{{"transport_socket", mesh.Default, ""}}},
 		"auto mtls": {yaml: "type: EDS\ntransport_socket_matches: [{name: tlsMode-istio, match: {tlsMode: istio}, transport_socket: " + tlsSocket + "}, {name: tlsMode-disabled, match: {}, transport_socket: " + raw + "}]", assignment: "c",
 			verdicts: []want{{"transport_socket_matches[0]", mesh.UnsupportedAction, "sent in clear"}, {"transport_socket_matches[1]", mesh.Default, "in clear"}}},
+		"tunnel": {yaml: "type: EDS\ntransport_socket_matches: [{name: hbone, match: {tunnel: http}, transport_socket: {name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport}}}, {name: tlsMode-disabled, match: {}, transport_socket: " + raw + "}]", assignment: "c",
+			verdicts: []want{{"transport_socket_matches[0]", mesh.UnsupportedAction, "HBONE"}, {"transport_socket_matches[1]", mesh.Default, "in clear"}}},
+		"istio's own filter": {yaml: "type: EDS\nfilters: [{name: istio.metadata_exchange, typed_config: {'@type': type.googleapis.com/udpa.type.v1.TypedStruct, type_url: type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange, value: {protocol: istio-peer-exchange}}}]", assignment: "c",
+			verdicts: []want{{"filters[0].typed_config", mesh.Default, "labels"}}},
+		"a filter as a struct": {yaml: "type: EDS\nfilters: [{name: x, typed_config: {'@type': type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/some.Filter}}]", assignment: "c",
+			verdicts: []want{{"filters[0].typed_config", mesh.UnsupportedAction, "some.Filter"}}},
+		"another filter": {yaml: "type: EDS\nfilters: [{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC}}]", assignment: "c",
+			verdicts: []want{{"filters[0].typed_config", mesh.UnsupportedAction, "NOT ENFORCED"}}},
 		"tls for all": {yaml: "type: EDS\ntransport_socket_matches: [{name: all, match: {}, transport_socket: " + tlsSocket + "}]", assignment: "c", kind: mesh.Refused,
 			verdicts: []want{{"transport_socket_matches[0]", mesh.UnsupportedAction, "refused"}}},
 		"http options": {yaml: "type: EDS\ntyped_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions}}\nmax_requests_per_connection: 3", assignment: "c",

@@ -333,6 +333,8 @@ var listenerExtensions = map[protoreflect.FullName]rule{
 	"envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit":         ignored("rate limits are not enforced"),
 	"envoy.extensions.filters.network.ratelimit.v3.RateLimit":                    ignored("rate limits are not enforced"),
 	"envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit":       ignored("connection limits are not enforced"),
+	// Istio's own, of listeners and of clusters.
+	"envoy.tcp.metadataexchange.config.MetadataExchange": benign(msgPeers),
 }
 
 // transportProtocol: without a TLS inspector every connection is raw_buffer.

@@ -55,7 +55,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"lb_subset_config":                             ignored(msgSubset),
 		"upstream_bind_config":                         upstreamOpt,
 		"upstream_connection_options":                  upstreamOpt,
-		"filters":                                      ignored("upstream filters are not run"),
+		"filters":                                      inside,
 		"upstream_config":                              ignored("custom upstreams are not supported"),
 		"preconnect_policy":                            benign("connections are made when the client makes them"),
 		"queuing_policies":                             benign("connections are made when the client makes them"),
@@ -93,6 +93,11 @@ var clusterTable = map[protoreflect.FullName]rules{
 	"envoy.config.cluster.v3.Cluster.CustomClusterType": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"name":         harmless,
 		"typed_config": inside,
+	}},
+	"envoy.config.cluster.v3.Filter": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
+		"name":             harmless,
+		"typed_config":     inside,
+		"config_discovery": ignored("upstream filters are not run"),
 	}},
 	typeDNS: {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"dns_refresh_rate":                 refreshRate,

@@ -20,6 +20,7 @@ const (
 	msgRate     = "rate limits are not enforced"
 	msgRawPath  = "the path is matched and forwarded as the client sent it"
 	msgUnknown  = "what it would do to requests is not known here"
+	msgPeers    = "telemetry labels come from the mesh's own records"
 	msgNoFault  = "the fault is not injected"
 )
 
@@ -175,7 +176,7 @@ var httpExtensions = map[protoreflect.FullName]rule{
 	"envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor":       ignored("requests are not sent to a processor: " + msgUnknown),
 	"envoy.extensions.filters.http.stateful_session.v3.StatefulSession": ignored("sessions are not kept on one endpoint"),
 	// Istio's own.
-	"io.istio.http.peer_metadata.Config":                        benign("telemetry labels come from the mesh's own records"),
+	"io.istio.http.peer_metadata.Config":                        benign(msgPeers),
 	"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": benign("TLS is not originated here"),
 	"stats.PluginConfig":                                        benign("metrics come from kmesh's own counters"),
 }

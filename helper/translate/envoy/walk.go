@@ -8,6 +8,8 @@ import (
 	"sort"
 	"strconv"
 
+	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
+	xdsv3 "github.com/cncf/xds/go/xds/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -236,6 +238,13 @@ func (r *report) inner(fd protoreflect.FieldDescriptor, m protoreflect.Message, 
 		return r.message(m, field, depth+1)
 	}
 	name := packed.MessageName()
+	if url, ok := structType(packed); ok {
+		rl, known := extensions[protoreflect.FullName(shortType(url))]
+		if !known {
+			rl = ignored(fmt.Sprintf("extension %q, given as a struct, is not supported", url))
+		}
+		return r.note(field, rl)
+	}
 	if rl, ok := extensions[name]; ok {
 		return r.note(field, rl)
 	}
@@ -252,6 +261,21 @@ func (r *report) inner(fd protoreflect.FieldDescriptor, m protoreflect.Message, 
 		return false
 	}
 	return r.message(msg.ProtoReflect(), field, depth+1)
+}
+
+// structType returns the type of an extension that is given as a struct, which is how control planes send what they have
+// no message of.
+func structType(packed *anypb.Any) (url string, ok bool) {
+	for _, m := range []interface {
+		proto.Message
+		GetTypeUrl() string
+	}{&xdsv3.TypedStruct{}, &udpav1.TypedStruct{}} {
+		if packed.MessageIs(m) {
+			err := packed.UnmarshalTo(m)
+			return m.GetTypeUrl(), err == nil
+		}
+	}
+	return "", false
 }
 
 // empty tells whether a message has no field set at all.
