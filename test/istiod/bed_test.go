@@ -25,8 +25,9 @@ import (
 	"kmesh/test/plane"
 )
 
-// settled is how long a change may take from the API server to the kernel, on a machine that others use too.
-const settled = 30 * time.Second
+// settled is how long a change may take from the API server to the kernel, on a machine that others use too: longer than
+// the helper waits between two tries to reach istiod.
+const settled = time.Minute
 
 // serverPort is where every server of the tests listens.
 const serverPort = 8080

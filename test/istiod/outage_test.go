@@ -5,6 +5,7 @@ package istiod
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"kmesh/test/istiod/control"
 	"kmesh/test/node"
@@ -55,7 +56,9 @@ func TestOutage(t *testing.T) {
 	if err := b.c.StartIstiod(b.ctx); err != nil {
 		t.Fatal(err)
 	}
+	began := time.Now()
 	b.want(client, request{at: catalogAt, host: catalogHost}, "catalog-v2")
+	t.Logf("what changed without istiod is in the kernel %s after istiod is ready again", time.Since(began).Round(10*time.Millisecond))
 	b.apply(catalogRoutes(100, 0))
 	b.want(client, request{at: catalogAt, host: catalogHost}, "catalog-v1")
 	goesOn("afterwards")
