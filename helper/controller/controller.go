@@ -188,6 +188,9 @@ func (c *Controller) makeKeeper(ctx context.Context) error {
 		}
 		opts.Own = c.own
 	}
+	if c.workloads != nil {
+		opts.Policies = c.workloads.store.PoliciesOf
+	}
 	c.keeper = pods.New(opts)
 	return nil
 }

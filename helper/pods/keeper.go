@@ -59,6 +59,9 @@ type Options struct {
 
 	// Cluster is the API server; nil: there is none, and nothing is followed.
 	Cluster Cluster
+	// Policies are those that select pods and are not enforced, by "namespace/name"; nil:
+	// nobody says.
+	Policies func() map[string][]string
 	// Own are namespaces that are never enrolled, beside the built-in ones.
 	Own []string
 	// StateDir is where the plugin finds the set of namespaces.

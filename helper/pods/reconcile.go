@@ -52,6 +52,8 @@ type reconciler struct {
 	retries map[string]*retry    // by UID
 	drains  map[string]time.Time // by UID: since when a pod drains, as far as is remembered
 	quiet   map[string]time.Time // by UID: since when nothing is open of it
+	// policies are those that were told of, by UID.
+	policies map[string]string
 }
 
 // retry is a pod that could not be enrolled.
@@ -101,6 +103,7 @@ func (r *reconciler) reconcile(ctx context.Context) time.Duration {
 		}
 		n.do(ctx, p, plan.Next(p, view.Namespaces, r.opts.Own, stateOf(n.known[p.UID])))
 	}
+	n.tellPolicies()
 	return n.next
 }
 

@@ -24,9 +24,10 @@ const (
 	Released      Reason = "Released"      // and has nothing open any more
 	DriftRepaired Reason = "DriftRepaired" // was not as it had been enrolled
 	DriftRemains  Reason = "DriftRemains"  // and cannot be repaired
+	NotEnforced   Reason = "NotEnforced"   // policies select it that nobody enforces
 )
 
-var warnings = map[Reason]bool{EnrollFailed: true, NotGoverned: true, DriftRepaired: true, DriftRemains: true}
+var warnings = map[Reason]bool{EnrollFailed: true, NotGoverned: true, DriftRepaired: true, DriftRemains: true, NotEnforced: true}
 
 // Cluster is the API server; package kube has the real one.
 type Cluster interface {
@@ -81,6 +82,32 @@ func (k *Keeper) tell(p plan.Pod, reason Reason, message string) {
 	if was != (said{reason, message}) {
 		k.opts.Cluster.Event(p, warnings[reason], string(reason), message)
 	}
+}
+
+// tellPolicies tells of policies that select enrolled pods and are not enforced. A pod's
+// set is told once, and again when it is another one.
+func (n *now) tellPolicies() {
+	if n.opts.Policies == nil {
+		return
+	}
+	all := n.opts.Policies()
+	next := make(map[string]string)
+	for _, p := range n.view.Pods {
+		names := all[p.Namespace+"/"+p.Name]
+		if len(names) == 0 || !stateOf(n.known[p.UID]).Enrolled {
+			continue
+		}
+		next[p.UID] = strings.Join(names, ", ")
+		if n.policies[p.UID] == next[p.UID] {
+			continue
+		}
+		message := "NOT ENFORCED by Kmesh: connections to it are let through whatever these policies say: " + next[p.UID]
+		if len(message) > maxMessage {
+			message = strings.ToValidUTF8(message[:maxMessage-3], "") + "..."
+		}
+		n.opts.Cluster.Event(p, true, string(NotEnforced), message)
+	}
+	n.policies = next
 }
 
 // said is a word about a pod.

@@ -232,6 +232,14 @@ func (w *Workloads) take(typeURL, name string) bool {
 	return without(w.policies, name)
 }
 
+// PoliciesOf returns the names of the policies that select this node's workloads and are
+// not enforced, by "namespace/name".
+func (w *Workloads) PoliciesOf() map[string][]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.index.PoliciesOf()
+}
+
 // Heard says whether there has been word of the services and workloads.
 func (w *Workloads) Heard() bool {
 	w.mu.Lock()

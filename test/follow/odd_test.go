@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,6 +84,41 @@ func TestRefuses(t *testing.T) {
 	}
 	if !b.reaches(in) || b.reaches(out) || b.links(host) != 0 {
 		t.Errorf("governed: in %t, out %t, host %d links; want them as they were", b.reaches(in), b.reaches(out), b.links(host))
+	}
+}
+
+// A pod is told of policies that nobody enforces: once, and again when they are others.
+func TestTellsOfPolicies(t *testing.T) {
+	b := newBed(t, node.Options{})
+	in := b.pod(node.PodSpec{Name: "in", Annotations: node.Enrolled()})
+	out := b.plainPod("out")
+	b.tell(apiPod(in, node.Enrolled()))
+	b.tell(apiPod(out, nil))
+	var policies atomic.Pointer[map[string][]string]
+	say := func(names ...string) { policies.Store(&map[string][]string{"default/in": names, "default/out": names}) }
+	say("default/deny", "default/lock")
+	b.start(func(o *pods.Options) {
+		o.Every = 50 * time.Millisecond
+		o.Policies = func() map[string][]string { return *policies.Load() }
+	})
+	if e := b.event(in, pods.NotEnforced); e.Type != "Warning" || !strings.HasSuffix(e.Message, ": default/deny, default/lock") {
+		t.Errorf("event %s %q", e.Type, e.Message)
+	}
+	say("default/lock")
+	b.eventually("the event of the other set", func() error {
+		for _, e := range b.events(in) {
+			if strings.HasSuffix(e.Message, ": default/lock") {
+				return nil
+			}
+		}
+		return errNotYet
+	})
+	total := int32(0)
+	for _, e := range b.events(in) {
+		total += max(e.Count, 1)
+	}
+	if total != 2 || len(b.events(out)) != 0 {
+		t.Errorf("%d events, want 2; %d of the pod that is not enrolled", total, len(b.events(out)))
 	}
 }
 

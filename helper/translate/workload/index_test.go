@@ -185,6 +185,31 @@ func TestEnrolled(t *testing.T) {
 	}
 }
 
+// TestPoliciesOf: every policy that is not enforced is its workloads', whatever selects it.
+func TestPoliciesOf(t *testing.T) {
+	x := NewIndex(Here{Node: "n"})
+	put := func(uid, namespace, node string, policies ...string) {
+		w := aWorkload(uid, 0, 1)
+		w.GetWorkload().Namespace, w.GetWorkload().Node, w.GetWorkload().AuthorizationPolicies = namespace, node, policies
+		x.Put(translated(w))
+	}
+	put("one", "shop", "n", "shop/chosen", "shop/unsent", "shop/tried")
+	put("two", "till", "n")
+	put("far", "shop", "m", "shop/chosen")
+	for name, p := range map[string]*mesh.Authorization{
+		"shop/chosen": {Scope: mesh.AuthSelector, Namespace: "shop"},
+		"shop/all":    {Scope: mesh.AuthNamespace, Namespace: "shop"},
+		"root/all":    {Scope: mesh.AuthGlobal, Namespace: "root"},
+		"shop/tried":  {Scope: mesh.AuthSelector, Namespace: "shop", DryRun: true},
+	} {
+		x.PutAuthorization(&Authorization{Name: name, Policy: p}, "server")
+	}
+	want := map[string][]string{"shop/one": {"root/all", "shop/all", "shop/chosen", "shop/unsent"}, "till/two": {"root/all"}}
+	if got := x.PoliciesOf(); !reflect.DeepEqual(got, want) {
+		t.Errorf("%v\nwant %v", got, want)
+	}
+}
+
 func TestBehind(t *testing.T) {
 	x := NewIndex(Here{Network: "net"})
 	put := func(uid string, y byte, change func(*address.Workload)) {
