@@ -153,7 +153,7 @@ func (l *look) checkTable(bpffs string, p *Pod) error {
 	if !ok {
 		p.Drift = append(p.Drift, "the table of pods does not have it")
 	}
-	p.Draining = ok && pod.Scope == bpf.ScopeNone
+	p.Draining, p.Scope = ok && pod.Scope == bpf.ScopeNone, pod.Scope
 	return nil
 }
 

@@ -80,6 +80,7 @@ type Pod struct {
 	Ready       bool      `json:"ready"`              // the enrolment was finished
 	Owner       bool      `json:"owner"`              // owns the cgroup's links; false after a newer sandbox took over
 	Draining    bool      `json:"draining,omitempty"` // opted out: what it opens is not governed, what is open goes on
+	Scope       uint32    `json:"scope,omitempty"`    // id of its view of the mesh
 	Links       []Link    `json:"links"`
 	Drift       []string  `json:"drift,omitempty"` // what is not as it was enrolled, in words
 	Time        time.Time `json:"time,omitzero"`

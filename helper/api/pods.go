@@ -21,8 +21,13 @@ const (
 )
 
 // PodsOf shows what the kernel has attached, ordered by the pods' names, and of the
-// records those that tell of a pod that is not enrolled.
-func PodsOf(pods []netns.Pod, records []netns.Record) *apiv1.PodsResponse {
+// records those that tell of a pod that is not enrolled. scopes are the scopes' ids by
+// name.
+func PodsOf(pods []netns.Pod, records []netns.Record, scopes map[string]uint32) *apiv1.PodsResponse {
+	names := make(map[uint32]string, len(scopes))
+	for name, id := range scopes {
+		names[id] = name
+	}
 	out := &apiv1.PodsResponse{}
 	for _, r := range records {
 		if r.Outcome == netns.Enrolled {
@@ -37,7 +42,9 @@ func PodsOf(pods []netns.Pod, records []netns.Record) *apiv1.PodsResponse {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UnixSeconds, b.UnixSeconds))
 	})
 	for i := range pods {
-		out.Pods = append(out.Pods, podOf(&pods[i]))
+		p := podOf(&pods[i])
+		p.Scope = names[pods[i].Scope]
+		out.Pods = append(out.Pods, p)
 	}
 	slices.SortStableFunc(out.Pods, func(a, b *apiv1.Pod) int {
 		return cmp.Or(

@@ -44,7 +44,7 @@ func TestPodsOf(t *testing.T) {
 		{Request: netns.Request{Attachment: netns.Attachment{ContainerID: "c4"}, Namespace: "shop", Name: "b"}, Outcome: netns.Passed, Reason: "not live", Time: enrolled},
 		{Request: netns.Request{Attachment: netns.Attachment{ContainerID: "c5"}, Namespace: "shop", Name: "a"}, Outcome: netns.Failed, Reason: "no cgroup"},
 	}
-	got := PodsOf([]netns.Pod{full, drifted, severed, old}, records)
+	got := PodsOf([]netns.Pod{full, drifted, severed, old}, records, map[string]uint32{"shop/web/": 9})
 	want := &apiv1.PodsResponse{NotEnrolled: []*apiv1.NotEnrolled{
 		{ContainerId: "c5", Namespace: "shop", Name: "a", Outcome: "failed", Reason: "no cgroup"},
 		{ContainerId: "c4", Namespace: "shop", Name: "b", Outcome: "passed", Reason: "not live", UnixSeconds: 1700000000},
@@ -90,7 +90,7 @@ func TestPodStates(t *testing.T) {
 	drifted.Drift = []string{"tc_egress is not attached"}
 	severed := drifted
 	severed.Links = []netns.Link{link("connect4", 2, 0, 0)}
-	got := PodsOf([]netns.Pod{whole, draining, drifted, severed}, nil)
+	got := PodsOf([]netns.Pod{whole, draining, drifted, severed}, nil, nil)
 	for i, want := range []string{"live", "draining", "drift", "severed"} {
 		if got.Pods[i].State != want {
 			t.Errorf("pod %d is %s, want %s", i, got.Pods[i].State, want)

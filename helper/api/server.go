@@ -30,6 +30,7 @@ type Source interface {
 	Status(ctx context.Context) (*apiv1.StatusResponse, error)
 	Pods(ctx context.Context) (*apiv1.PodsResponse, error)
 	Services(ctx context.Context) (*apiv1.ServicesResponse, error)
+	Xds(ctx context.Context, req *apiv1.XdsRequest) (*apiv1.XdsResponse, error)
 	Flows(ctx context.Context, req *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error)
 	Routes(ctx context.Context, req *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error)
 }
@@ -121,6 +122,10 @@ func (s service) Pods(ctx context.Context, _ *apiv1.PodsRequest) (*apiv1.PodsRes
 
 func (s service) Services(ctx context.Context, _ *apiv1.ServicesRequest) (*apiv1.ServicesResponse, error) {
 	return answer(s.source.Services(ctx))
+}
+
+func (s service) Xds(ctx context.Context, req *apiv1.XdsRequest) (*apiv1.XdsResponse, error) {
+	return answer(s.source.Xds(ctx, req))
 }
 
 func (s service) Flows(ctx context.Context, req *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {

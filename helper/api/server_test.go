@@ -67,6 +67,9 @@ func (f fake) Services(context.Context) (*apiv1.ServicesResponse, error) {
 func (f fake) Routes(context.Context, *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error) {
 	return nil, f.err
 }
+func (f fake) Xds(context.Context, *apiv1.XdsRequest) (*apiv1.XdsResponse, error) {
+	return nil, f.err
+}
 func (f fake) Flows(context.Context, *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {
 	return nil, f.err
 }
@@ -179,6 +182,10 @@ func (stuck) Services(context.Context) (*apiv1.ServicesResponse, error) { return
 func (stuck) Routes(context.Context, *apiv1.RoutesRequest) (*apiv1.RoutesResponse, error) {
 	return nil, nil
 }
+func (stuck) Xds(context.Context, *apiv1.XdsRequest) (*apiv1.XdsResponse, error) {
+	return nil, nil
+}
+
 func (stuck) Flows(context.Context, *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {
 	return nil, nil
 }

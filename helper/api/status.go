@@ -165,10 +165,7 @@ func xdsOf(kind string, s xds.Status, disk *lastgood.Status) *apiv1.Xds {
 		out.Types = append(out.Types, shown)
 	}
 	for _, r := range s.Unsettled {
-		out.Unsettled = append(out.Unsettled, &apiv1.XdsResource{
-			Type: r.Type, Name: r.Name, State: string(r.State), Version: r.Version,
-			RejectedVersion: r.RejectedVersion, LastError: r.LastError, SinceUnixSeconds: seconds(r.Since),
-		})
+		out.Unsettled = append(out.Unsettled, xdsResourceOf(r))
 	}
 	return out
 }

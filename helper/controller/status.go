@@ -26,10 +26,6 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 	if err != nil {
 		return nil, err
 	}
-	kind := "directory"
-	if c.opts.XDSDir == "" {
-		kind = "server"
-	}
 	var workloads *api.Workloads
 	if c.workloads != nil {
 		enrolled := make(map[string]bool)
@@ -44,7 +40,7 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 		NodeID:  c.opts.NodeID,
 		BPFFS:   c.opts.BPFFS,
 		State:   state,
-		XdsKind: kind,
+		XdsKind: c.kind(),
 		Scopes:  c.scopes.Status(),
 		Fills:   fills,
 		Pods:    pods,
@@ -77,7 +73,7 @@ func (c *Controller) Pods(ctx context.Context) (*apiv1.PodsResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.PodsOf(pods, records), nil
+	return api.PodsOf(pods, records, c.pub.ScopeIDs()), nil
 }
 
 // Services implements api.Source.

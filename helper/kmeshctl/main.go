@@ -143,6 +143,8 @@ differs, 1 something does, 2 trouble.`,
 				return c.Services(ctx, &apiv1.ServicesRequest{}, grpc.MaxCallRecvMsgSize(maxAnswer))
 			}, servicesTable),
 		checkCommand(&opts, stdout),
+		xdsCommand(&opts, stdout),
+		describeCommand(&opts, stdout),
 		flowsCommand(&opts, stdout),
 		routesCommand(&opts, stdout),
 		traceCommand(&opts, stdout),

@@ -31,12 +31,17 @@ type answers struct {
 	services *apiv1.ServicesResponse
 	flows    *apiv1.FlowsResponse
 	routes   *apiv1.RoutesResponse
+	xds      *apiv1.XdsResponse
 	err      error
 }
 
 func (a answers) Status(context.Context) (*apiv1.StatusResponse, error)     { return a.status, a.err }
 func (a answers) Pods(context.Context) (*apiv1.PodsResponse, error)         { return a.pods, a.err }
 func (a answers) Services(context.Context) (*apiv1.ServicesResponse, error) { return a.services, a.err }
+
+func (a answers) Xds(context.Context, *apiv1.XdsRequest) (*apiv1.XdsResponse, error) {
+	return a.xds, a.err
+}
 
 // Flows leaves the choice of a pod to the helper's own tests, but shows that it came.
 func (a answers) Flows(_ context.Context, req *apiv1.FlowsRequest) (*apiv1.FlowsResponse, error) {
@@ -208,7 +213,20 @@ func TestTables(t *testing.T) {
 	empty := serve(t, answers{
 		status: &apiv1.StatusResponse{Phase: "loaded", Config: &apiv1.Config{Holding: "nothing has been delivered yet"}}, pods: &apiv1.PodsResponse{}, services: &apiv1.ServicesResponse{}, flows: &apiv1.FlowsResponse{}, routes: &apiv1.RoutesResponse{},
 	})
-	many := serve(t, answers{status: scoped})
+	many := serve(t, answers{
+		status: scoped,
+		pods: &apiv1.PodsResponse{Pods: []*apiv1.Pod{{
+			Namespace: "shop", Name: "web-1", ContainerId: "feed", Network: "kmesh", IfName: "eth0", State: "live", Scope: "shop/web/app=web,tier=gold",
+			CgroupInode: 5, NetnsCookie: 6, EnrolledUnixSeconds: 1700000000, Links: []*apiv1.Link{{Hook: "connect4"}},
+		}}},
+		xds: &apiv1.XdsResponse{Sources: []*apiv1.XdsSource{
+			{Name: "shop/web/app=web,tier=gold", Generation: 40, Xds: scoped.Scopes[0].Xds, Resources: []*apiv1.XdsResource{
+				{Type: "Cluster", Name: "outbound|80||a", State: "ACKED", Version: "7", Use: "live", SinceUnixSeconds: 1700000000},
+				{Type: "Listener", Name: "0.0.0.0_80", State: "NACKED", Version: "6", RejectedVersion: "7", LastError: "port 0", Use: "last-good", SinceUnixSeconds: 1700000001},
+			}},
+			{Name: "workloads", Xds: scoped.Workloads},
+		}},
+	})
 	good := serve(t, answers{status: &apiv1.StatusResponse{
 		Phase: "live", Xds: &apiv1.Xds{Connected: true}, Config: &apiv1.Config{Version: 1, Published: 1}, Pods: &apiv1.PodCounts{Live: 2},
 		Verdicts: []*apiv1.Verdict{{Class: "default"}}, Maps: []*apiv1.Map{{Name: "km_slots", Entries: 10, Capacity: 100}},
@@ -217,6 +235,11 @@ func TestTables(t *testing.T) {
 		{"status", socket, "status"},
 		{"status_scopes", many, "status"},
 		{"check", socket, "check"},
+		{"xds", many, "xds"},
+		{"xds_unsettled", many, "xds --unsettled --type listener"},
+		{"describe_pod", many, "describe pod shop/web-1"},
+		{"describe_passed", socket, "describe pod shop/late"},
+		{"describe_draining", socket, "describe pod shop/client"},
 		{"check_scopes", many, "check"},
 		{"check_good", good, "check"},
 		{"pods", socket, "pods"},
@@ -230,7 +253,7 @@ func TestTables(t *testing.T) {
 		{"routes_empty", empty, "routes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			code, stdout, stderr := kmeshctl(t, "--socket", tt.socket, tt.command)
+			code, stdout, stderr := kmeshctl(t, append([]string{"--socket", tt.socket}, strings.Fields(tt.command)...)...)
 			if want := map[bool]int{true: exitError}[tt.command == "check" && tt.socket != good]; code != want || stderr != "" {
 				t.Fatalf("exit code %d, stderr %q", code, stderr)
 			}

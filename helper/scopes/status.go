@@ -46,6 +46,24 @@ type ScopeStatus struct {
 	Problem string
 }
 
+// Resourceful is a source that tells of every resource.
+type Resourceful interface {
+	Resources() []xds.ResourceState
+}
+
+// Resources are those of a scope, as a server has answered for them; nil for another
+// source, or if there is no such scope.
+func (m *Manager) Resources(key mesh.ScopeKey) []xds.ResourceState {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v := m.views[key]; v != nil {
+		if r, ok := v.source.(Resourceful); ok {
+			return r.Resources()
+		}
+	}
+	return nil
+}
+
 // Status tells how the views are.
 func (m *Manager) Status() Status {
 	m.mu.Lock()

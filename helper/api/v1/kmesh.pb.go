@@ -23,6 +23,167 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type XdsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of a scope; "workloads" for the workload API; empty: all sources.
+	Source        string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *XdsRequest) Reset() {
+	*x = XdsRequest{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XdsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XdsRequest) ProtoMessage() {}
+
+func (x *XdsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XdsRequest.ProtoReflect.Descriptor instead.
+func (*XdsRequest) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *XdsRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type XdsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sources       []*XdsSource           `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *XdsResponse) Reset() {
+	*x = XdsResponse{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XdsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XdsResponse) ProtoMessage() {}
+
+func (x *XdsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XdsResponse.ProtoReflect.Descriptor instead.
+func (*XdsResponse) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *XdsResponse) GetSources() []*XdsSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// XdsSource is a stream to a server, or a directory.
+type XdsSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the scope; empty for the default one, "workloads" for the workload API.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Xds  *Xds   `protobuf:"bytes,2,opt,name=xds,proto3" json:"xds,omitempty"`
+	// Of the newest snapshot in the kernel's tables.
+	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	// By type and name.
+	Resources     []*XdsResource `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *XdsSource) Reset() {
+	*x = XdsSource{}
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XdsSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XdsSource) ProtoMessage() {}
+
+func (x *XdsSource) ProtoReflect() protoreflect.Message {
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XdsSource.ProtoReflect.Descriptor instead.
+func (*XdsSource) Descriptor() ([]byte, []int) {
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *XdsSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *XdsSource) GetXds() *Xds {
+	if x != nil {
+		return x.Xds
+	}
+	return nil
+}
+
+func (x *XdsSource) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *XdsSource) GetResources() []*XdsResource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -31,7 +192,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[0]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +204,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[0]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +217,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{0}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusResponse struct {
@@ -100,7 +261,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[1]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -112,7 +273,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[1]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -125,7 +286,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{1}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -279,7 +440,7 @@ type Scope struct {
 
 func (x *Scope) Reset() {
 	*x = Scope{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +452,7 @@ func (x *Scope) String() string {
 func (*Scope) ProtoMessage() {}
 
 func (x *Scope) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[2]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +465,7 @@ func (x *Scope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scope.ProtoReflect.Descriptor instead.
 func (*Scope) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{2}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Scope) GetNamespace() string {
@@ -388,7 +549,7 @@ type Kubernetes struct {
 
 func (x *Kubernetes) Reset() {
 	*x = Kubernetes{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +561,7 @@ func (x *Kubernetes) String() string {
 func (*Kubernetes) ProtoMessage() {}
 
 func (x *Kubernetes) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[3]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +574,7 @@ func (x *Kubernetes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kubernetes.ProtoReflect.Descriptor instead.
 func (*Kubernetes) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{3}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Kubernetes) GetServer() string {
@@ -464,7 +625,7 @@ type PodPlan struct {
 
 func (x *PodPlan) Reset() {
 	*x = PodPlan{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +637,7 @@ func (x *PodPlan) String() string {
 func (*PodPlan) ProtoMessage() {}
 
 func (x *PodPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[4]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +650,7 @@ func (x *PodPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodPlan.ProtoReflect.Descriptor instead.
 func (*PodPlan) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{4}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PodPlan) GetNamespace() string {
@@ -530,7 +691,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +703,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[5]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +716,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{5}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Config) GetVersion() uint64 {
@@ -609,7 +770,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +782,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[6]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +795,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{6}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Resource) GetType() string {
@@ -701,7 +862,7 @@ type Xds struct {
 
 func (x *Xds) Reset() {
 	*x = Xds{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +874,7 @@ func (x *Xds) String() string {
 func (*Xds) ProtoMessage() {}
 
 func (x *Xds) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[7]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +887,7 @@ func (x *Xds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xds.ProtoReflect.Descriptor instead.
 func (*Xds) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{7}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Xds) GetKind() string {
@@ -807,13 +968,17 @@ type XdsResource struct {
 	LastError       string `protobuf:"bytes,6,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// When the state was entered.
 	SinceUnixSeconds int64 `protobuf:"varint,7,opt,name=since_unix_seconds,json=sinceUnixSeconds,proto3" json:"since_unix_seconds,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What became of it: "live" (in the kernel's tables), "last-good" (an older version is),
+	// "warming", "left-out", "not-governed" or "unused"; empty: nothing yet, or it is not
+	// known by itself.
+	Use           string `protobuf:"bytes,8,opt,name=use,proto3" json:"use,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *XdsResource) Reset() {
 	*x = XdsResource{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +990,7 @@ func (x *XdsResource) String() string {
 func (*XdsResource) ProtoMessage() {}
 
 func (x *XdsResource) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[8]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1003,7 @@ func (x *XdsResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XdsResource.ProtoReflect.Descriptor instead.
 func (*XdsResource) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{8}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *XdsResource) GetType() string {
@@ -890,6 +1055,13 @@ func (x *XdsResource) GetSinceUnixSeconds() int64 {
 	return 0
 }
 
+func (x *XdsResource) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
 // XdsType is the state of one type of resource at the source.
 type XdsType struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -912,7 +1084,7 @@ type XdsType struct {
 
 func (x *XdsType) Reset() {
 	*x = XdsType{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1096,7 @@ func (x *XdsType) String() string {
 func (*XdsType) ProtoMessage() {}
 
 func (x *XdsType) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[9]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1109,7 @@ func (x *XdsType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XdsType.ProtoReflect.Descriptor instead.
 func (*XdsType) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{9}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *XdsType) GetType() string {
@@ -1005,7 +1177,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1189,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[10]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1202,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{10}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Verdict) GetSource() string {
@@ -1086,7 +1258,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1270,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[11]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1283,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{11}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Map) GetName() string {
@@ -1152,7 +1324,7 @@ type PodCounts struct {
 
 func (x *PodCounts) Reset() {
 	*x = PodCounts{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1336,7 @@ func (x *PodCounts) String() string {
 func (*PodCounts) ProtoMessage() {}
 
 func (x *PodCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[12]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1349,7 @@ func (x *PodCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCounts.ProtoReflect.Descriptor instead.
 func (*PodCounts) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{12}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PodCounts) GetLive() uint32 {
@@ -1230,7 +1402,7 @@ type PodsRequest struct {
 
 func (x *PodsRequest) Reset() {
 	*x = PodsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1414,7 @@ func (x *PodsRequest) String() string {
 func (*PodsRequest) ProtoMessage() {}
 
 func (x *PodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[13]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1427,7 @@ func (x *PodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsRequest.ProtoReflect.Descriptor instead.
 func (*PodsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{13}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
 }
 
 type PodsResponse struct {
@@ -1269,7 +1441,7 @@ type PodsResponse struct {
 
 func (x *PodsResponse) Reset() {
 	*x = PodsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1453,7 @@ func (x *PodsResponse) String() string {
 func (*PodsResponse) ProtoMessage() {}
 
 func (x *PodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[14]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1466,7 @@ func (x *PodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodsResponse.ProtoReflect.Descriptor instead.
 func (*PodsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{14}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PodsResponse) GetPods() []*Pod {
@@ -1329,7 +1501,7 @@ type NotEnrolled struct {
 
 func (x *NotEnrolled) Reset() {
 	*x = NotEnrolled{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1513,7 @@ func (x *NotEnrolled) String() string {
 func (*NotEnrolled) ProtoMessage() {}
 
 func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[15]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1526,7 @@ func (x *NotEnrolled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotEnrolled.ProtoReflect.Descriptor instead.
 func (*NotEnrolled) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{15}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NotEnrolled) GetContainerId() string {
@@ -1436,7 +1608,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1620,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[16]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1633,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{16}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pod) GetContainerId() string {
@@ -1611,7 +1783,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1795,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[17]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1808,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{17}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Link) GetHook() string {
@@ -1703,7 +1875,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1887,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[18]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1900,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{18}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
 }
 
 type ServicesResponse struct {
@@ -1740,7 +1912,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1924,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[19]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1937,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{19}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -1790,7 +1962,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1974,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[20]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +1987,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{20}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Service) GetScope() string {
@@ -1867,7 +2039,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +2051,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[21]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +2064,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{21}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Frontend) GetPrefix() string {
@@ -1935,7 +2107,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2119,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[22]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2132,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{22}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ServiceCluster) GetName() string {
@@ -2029,7 +2201,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2213,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[23]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2226,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{23}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -2115,7 +2287,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2299,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[24]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2312,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{24}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Counters) GetOpened() uint64 {
@@ -2202,7 +2374,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2386,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[25]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2399,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{25}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FlowsRequest) GetPod() string {
@@ -2246,7 +2418,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2258,7 +2430,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[26]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2271,7 +2443,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{26}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FlowsResponse) GetFlows() []*Flow {
@@ -2318,7 +2490,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2502,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[27]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2515,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{27}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Flow) GetNamespace() string {
@@ -2480,7 +2652,7 @@ type FlowLeg struct {
 
 func (x *FlowLeg) Reset() {
 	*x = FlowLeg{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2664,7 @@ func (x *FlowLeg) String() string {
 func (*FlowLeg) ProtoMessage() {}
 
 func (x *FlowLeg) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[28]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2677,7 @@ func (x *FlowLeg) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowLeg.ProtoReflect.Descriptor instead.
 func (*FlowLeg) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{28}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FlowLeg) GetEndpoint() string {
@@ -2574,7 +2746,7 @@ type RoutesRequest struct {
 
 func (x *RoutesRequest) Reset() {
 	*x = RoutesRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2758,7 @@ func (x *RoutesRequest) String() string {
 func (*RoutesRequest) ProtoMessage() {}
 
 func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[29]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2771,7 @@ func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesRequest.ProtoReflect.Descriptor instead.
 func (*RoutesRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{29}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RoutesRequest) GetService() string {
@@ -2619,7 +2791,7 @@ type RoutesResponse struct {
 
 func (x *RoutesResponse) Reset() {
 	*x = RoutesResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2803,7 @@ func (x *RoutesResponse) String() string {
 func (*RoutesResponse) ProtoMessage() {}
 
 func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[30]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2816,7 @@ func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesResponse.ProtoReflect.Descriptor instead.
 func (*RoutesResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{30}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RoutesResponse) GetRoutes() []*Route {
@@ -2675,7 +2847,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2859,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[31]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2872,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{31}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Route) GetScope() string {
@@ -2775,7 +2947,7 @@ type ClusterShare struct {
 
 func (x *ClusterShare) Reset() {
 	*x = ClusterShare{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2959,7 @@ func (x *ClusterShare) String() string {
 func (*ClusterShare) ProtoMessage() {}
 
 func (x *ClusterShare) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[32]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +2972,7 @@ func (x *ClusterShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShare.ProtoReflect.Descriptor instead.
 func (*ClusterShare) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{32}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ClusterShare) GetName() string {
@@ -2861,7 +3033,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +3045,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[33]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +3058,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{33}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -2951,7 +3123,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3135,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[34]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3148,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{34}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ExplainResponse) GetRequest() string {
@@ -3080,7 +3252,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3264,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[35]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3277,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{35}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Outcome) GetShare() float64 {
@@ -3156,7 +3328,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3340,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[36]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3353,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{36}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TraceRequest) GetNamespace() string {
@@ -3239,7 +3411,7 @@ type TraceRecord struct {
 
 func (x *TraceRecord) Reset() {
 	*x = TraceRecord{}
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[37]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3423,7 @@ func (x *TraceRecord) String() string {
 func (*TraceRecord) ProtoMessage() {}
 
 func (x *TraceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_helper_api_v1_kmesh_proto_msgTypes[37]
+	mi := &file_helper_api_v1_kmesh_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3436,7 @@ func (x *TraceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRecord.ProtoReflect.Descriptor instead.
 func (*TraceRecord) Descriptor() ([]byte, []int) {
-	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{37}
+	return file_helper_api_v1_kmesh_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TraceRecord) GetAtNanoseconds() int64 {
@@ -3376,7 +3548,19 @@ var File_helper_api_v1_kmesh_proto protoreflect.FileDescriptor
 
 const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\n" +
-	"\x19helper/api/v1/kmesh.proto\x12\fkmesh.api.v1\"\x0f\n" +
+	"\x19helper/api/v1/kmesh.proto\x12\fkmesh.api.v1\"$\n" +
+	"\n" +
+	"XdsRequest\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\"@\n" +
+	"\vXdsResponse\x121\n" +
+	"\asources\x18\x01 \x03(\v2\x17.kmesh.api.v1.XdsSourceR\asources\"\x9d\x01\n" +
+	"\tXdsSource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\x03xds\x18\x02 \x01(\v2\x11.kmesh.api.v1.XdsR\x03xds\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x127\n" +
+	"\tresources\x18\x04 \x03(\v2\x19.kmesh.api.v1.XdsResourceR\tresources\"\x0f\n" +
 	"\rStatusRequest\"\xb9\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
@@ -3444,7 +3628,7 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x05types\x18\x06 \x03(\v2\x15.kmesh.api.v1.XdsTypeR\x05types\x127\n" +
 	"\tunsettled\x18\a \x03(\v2\x19.kmesh.api.v1.XdsResourceR\tunsettled\x123\n" +
 	"\x16from_disk_unix_seconds\x18\b \x01(\x03R\x13fromDiskUnixSeconds\x12!\n" +
-	"\fdisk_problem\x18\t \x01(\tR\vdiskProblem\"\xdd\x01\n" +
+	"\fdisk_problem\x18\t \x01(\tR\vdiskProblem\"\xef\x01\n" +
 	"\vXdsResource\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3453,7 +3637,8 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x10rejected_version\x18\x05 \x01(\tR\x0frejectedVersion\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x06 \x01(\tR\tlastError\x12,\n" +
-	"\x12since_unix_seconds\x18\a \x01(\x03R\x10sinceUnixSeconds\"\xa2\x02\n" +
+	"\x12since_unix_seconds\x18\a \x01(\x03R\x10sinceUnixSeconds\x12\x10\n" +
+	"\x03use\x18\b \x01(\tR\x03use\"\xa2\x02\n" +
 	"\aXdsType\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
@@ -3664,13 +3849,14 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\anew_seq\x18\f \x01(\rR\x06newSeq\x12\x17\n" +
 	"\anew_ack\x18\r \x01(\rR\x06newAck\x12\x16\n" +
 	"\x06length\x18\x0e \x01(\rR\x06length\x12\x12\n" +
-	"\x04lost\x18\x0f \x01(\x04R\x04lost2\xe7\x03\n" +
+	"\x04lost\x18\x0f \x01(\x04R\x04lost2\xa3\x04\n" +
 	"\x05Kmesh\x12C\n" +
 	"\x06Status\x12\x1b.kmesh.api.v1.StatusRequest\x1a\x1c.kmesh.api.v1.StatusResponse\x12=\n" +
 	"\x04Pods\x12\x19.kmesh.api.v1.PodsRequest\x1a\x1a.kmesh.api.v1.PodsResponse\x12I\n" +
 	"\bServices\x12\x1d.kmesh.api.v1.ServicesRequest\x1a\x1e.kmesh.api.v1.ServicesResponse\x12@\n" +
 	"\x05Flows\x12\x1a.kmesh.api.v1.FlowsRequest\x1a\x1b.kmesh.api.v1.FlowsResponse\x12C\n" +
-	"\x06Routes\x12\x1b.kmesh.api.v1.RoutesRequest\x1a\x1c.kmesh.api.v1.RoutesResponse\x12F\n" +
+	"\x06Routes\x12\x1b.kmesh.api.v1.RoutesRequest\x1a\x1c.kmesh.api.v1.RoutesResponse\x12:\n" +
+	"\x03Xds\x12\x18.kmesh.api.v1.XdsRequest\x1a\x19.kmesh.api.v1.XdsResponse\x12F\n" +
 	"\aExplain\x12\x1c.kmesh.api.v1.ExplainRequest\x1a\x1d.kmesh.api.v1.ExplainResponse\x12@\n" +
 	"\x05Trace\x12\x1a.kmesh.api.v1.TraceRequest\x1a\x19.kmesh.api.v1.TraceRecord0\x01B\x18Z\x16kmesh/helper/api/v1;v1b\x06proto3"
 
@@ -3686,100 +3872,108 @@ func file_helper_api_v1_kmesh_proto_rawDescGZIP() []byte {
 	return file_helper_api_v1_kmesh_proto_rawDescData
 }
 
-var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_helper_api_v1_kmesh_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_helper_api_v1_kmesh_proto_goTypes = []any{
-	(*StatusRequest)(nil),    // 0: kmesh.api.v1.StatusRequest
-	(*StatusResponse)(nil),   // 1: kmesh.api.v1.StatusResponse
-	(*Scope)(nil),            // 2: kmesh.api.v1.Scope
-	(*Kubernetes)(nil),       // 3: kmesh.api.v1.Kubernetes
-	(*PodPlan)(nil),          // 4: kmesh.api.v1.PodPlan
-	(*Config)(nil),           // 5: kmesh.api.v1.Config
-	(*Resource)(nil),         // 6: kmesh.api.v1.Resource
-	(*Xds)(nil),              // 7: kmesh.api.v1.Xds
-	(*XdsResource)(nil),      // 8: kmesh.api.v1.XdsResource
-	(*XdsType)(nil),          // 9: kmesh.api.v1.XdsType
-	(*Verdict)(nil),          // 10: kmesh.api.v1.Verdict
-	(*Map)(nil),              // 11: kmesh.api.v1.Map
-	(*PodCounts)(nil),        // 12: kmesh.api.v1.PodCounts
-	(*PodsRequest)(nil),      // 13: kmesh.api.v1.PodsRequest
-	(*PodsResponse)(nil),     // 14: kmesh.api.v1.PodsResponse
-	(*NotEnrolled)(nil),      // 15: kmesh.api.v1.NotEnrolled
-	(*Pod)(nil),              // 16: kmesh.api.v1.Pod
-	(*Link)(nil),             // 17: kmesh.api.v1.Link
-	(*ServicesRequest)(nil),  // 18: kmesh.api.v1.ServicesRequest
-	(*ServicesResponse)(nil), // 19: kmesh.api.v1.ServicesResponse
-	(*Service)(nil),          // 20: kmesh.api.v1.Service
-	(*Frontend)(nil),         // 21: kmesh.api.v1.Frontend
-	(*ServiceCluster)(nil),   // 22: kmesh.api.v1.ServiceCluster
-	(*Endpoint)(nil),         // 23: kmesh.api.v1.Endpoint
-	(*Counters)(nil),         // 24: kmesh.api.v1.Counters
-	(*FlowsRequest)(nil),     // 25: kmesh.api.v1.FlowsRequest
-	(*FlowsResponse)(nil),    // 26: kmesh.api.v1.FlowsResponse
-	(*Flow)(nil),             // 27: kmesh.api.v1.Flow
-	(*FlowLeg)(nil),          // 28: kmesh.api.v1.FlowLeg
-	(*RoutesRequest)(nil),    // 29: kmesh.api.v1.RoutesRequest
-	(*RoutesResponse)(nil),   // 30: kmesh.api.v1.RoutesResponse
-	(*Route)(nil),            // 31: kmesh.api.v1.Route
-	(*ClusterShare)(nil),     // 32: kmesh.api.v1.ClusterShare
-	(*ExplainRequest)(nil),   // 33: kmesh.api.v1.ExplainRequest
-	(*ExplainResponse)(nil),  // 34: kmesh.api.v1.ExplainResponse
-	(*Outcome)(nil),          // 35: kmesh.api.v1.Outcome
-	(*TraceRequest)(nil),     // 36: kmesh.api.v1.TraceRequest
-	(*TraceRecord)(nil),      // 37: kmesh.api.v1.TraceRecord
-	nil,                      // 38: kmesh.api.v1.XdsType.StatesEntry
-	nil,                      // 39: kmesh.api.v1.Service.RefusedEntry
+	(*XdsRequest)(nil),       // 0: kmesh.api.v1.XdsRequest
+	(*XdsResponse)(nil),      // 1: kmesh.api.v1.XdsResponse
+	(*XdsSource)(nil),        // 2: kmesh.api.v1.XdsSource
+	(*StatusRequest)(nil),    // 3: kmesh.api.v1.StatusRequest
+	(*StatusResponse)(nil),   // 4: kmesh.api.v1.StatusResponse
+	(*Scope)(nil),            // 5: kmesh.api.v1.Scope
+	(*Kubernetes)(nil),       // 6: kmesh.api.v1.Kubernetes
+	(*PodPlan)(nil),          // 7: kmesh.api.v1.PodPlan
+	(*Config)(nil),           // 8: kmesh.api.v1.Config
+	(*Resource)(nil),         // 9: kmesh.api.v1.Resource
+	(*Xds)(nil),              // 10: kmesh.api.v1.Xds
+	(*XdsResource)(nil),      // 11: kmesh.api.v1.XdsResource
+	(*XdsType)(nil),          // 12: kmesh.api.v1.XdsType
+	(*Verdict)(nil),          // 13: kmesh.api.v1.Verdict
+	(*Map)(nil),              // 14: kmesh.api.v1.Map
+	(*PodCounts)(nil),        // 15: kmesh.api.v1.PodCounts
+	(*PodsRequest)(nil),      // 16: kmesh.api.v1.PodsRequest
+	(*PodsResponse)(nil),     // 17: kmesh.api.v1.PodsResponse
+	(*NotEnrolled)(nil),      // 18: kmesh.api.v1.NotEnrolled
+	(*Pod)(nil),              // 19: kmesh.api.v1.Pod
+	(*Link)(nil),             // 20: kmesh.api.v1.Link
+	(*ServicesRequest)(nil),  // 21: kmesh.api.v1.ServicesRequest
+	(*ServicesResponse)(nil), // 22: kmesh.api.v1.ServicesResponse
+	(*Service)(nil),          // 23: kmesh.api.v1.Service
+	(*Frontend)(nil),         // 24: kmesh.api.v1.Frontend
+	(*ServiceCluster)(nil),   // 25: kmesh.api.v1.ServiceCluster
+	(*Endpoint)(nil),         // 26: kmesh.api.v1.Endpoint
+	(*Counters)(nil),         // 27: kmesh.api.v1.Counters
+	(*FlowsRequest)(nil),     // 28: kmesh.api.v1.FlowsRequest
+	(*FlowsResponse)(nil),    // 29: kmesh.api.v1.FlowsResponse
+	(*Flow)(nil),             // 30: kmesh.api.v1.Flow
+	(*FlowLeg)(nil),          // 31: kmesh.api.v1.FlowLeg
+	(*RoutesRequest)(nil),    // 32: kmesh.api.v1.RoutesRequest
+	(*RoutesResponse)(nil),   // 33: kmesh.api.v1.RoutesResponse
+	(*Route)(nil),            // 34: kmesh.api.v1.Route
+	(*ClusterShare)(nil),     // 35: kmesh.api.v1.ClusterShare
+	(*ExplainRequest)(nil),   // 36: kmesh.api.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 37: kmesh.api.v1.ExplainResponse
+	(*Outcome)(nil),          // 38: kmesh.api.v1.Outcome
+	(*TraceRequest)(nil),     // 39: kmesh.api.v1.TraceRequest
+	(*TraceRecord)(nil),      // 40: kmesh.api.v1.TraceRecord
+	nil,                      // 41: kmesh.api.v1.XdsType.StatesEntry
+	nil,                      // 42: kmesh.api.v1.Service.RefusedEntry
 }
 var file_helper_api_v1_kmesh_proto_depIdxs = []int32{
-	7,  // 0: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
-	5,  // 1: kmesh.api.v1.StatusResponse.config:type_name -> kmesh.api.v1.Config
-	10, // 2: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
-	10, // 3: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
-	11, // 4: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
-	12, // 5: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
-	3,  // 6: kmesh.api.v1.StatusResponse.kubernetes:type_name -> kmesh.api.v1.Kubernetes
-	2,  // 7: kmesh.api.v1.StatusResponse.scopes:type_name -> kmesh.api.v1.Scope
-	7,  // 8: kmesh.api.v1.StatusResponse.workloads:type_name -> kmesh.api.v1.Xds
-	7,  // 9: kmesh.api.v1.Scope.xds:type_name -> kmesh.api.v1.Xds
-	5,  // 10: kmesh.api.v1.Scope.config:type_name -> kmesh.api.v1.Config
-	4,  // 11: kmesh.api.v1.Kubernetes.plans:type_name -> kmesh.api.v1.PodPlan
-	6,  // 12: kmesh.api.v1.Config.resources:type_name -> kmesh.api.v1.Resource
-	9,  // 13: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
-	8,  // 14: kmesh.api.v1.Xds.unsettled:type_name -> kmesh.api.v1.XdsResource
-	38, // 15: kmesh.api.v1.XdsType.states:type_name -> kmesh.api.v1.XdsType.StatesEntry
-	16, // 16: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
-	15, // 17: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
-	17, // 18: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
-	20, // 19: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
-	21, // 20: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
-	22, // 21: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
-	39, // 22: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
-	23, // 23: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
-	24, // 24: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
-	27, // 25: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
-	28, // 26: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
-	31, // 27: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
-	32, // 28: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
-	35, // 29: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
-	32, // 30: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
-	0,  // 31: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
-	13, // 32: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
-	18, // 33: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
-	25, // 34: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
-	29, // 35: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
-	33, // 36: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
-	36, // 37: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
-	1,  // 38: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
-	14, // 39: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
-	19, // 40: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
-	26, // 41: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
-	30, // 42: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
-	34, // 43: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
-	37, // 44: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
-	38, // [38:45] is the sub-list for method output_type
-	31, // [31:38] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	2,  // 0: kmesh.api.v1.XdsResponse.sources:type_name -> kmesh.api.v1.XdsSource
+	10, // 1: kmesh.api.v1.XdsSource.xds:type_name -> kmesh.api.v1.Xds
+	11, // 2: kmesh.api.v1.XdsSource.resources:type_name -> kmesh.api.v1.XdsResource
+	10, // 3: kmesh.api.v1.StatusResponse.xds:type_name -> kmesh.api.v1.Xds
+	8,  // 4: kmesh.api.v1.StatusResponse.config:type_name -> kmesh.api.v1.Config
+	13, // 5: kmesh.api.v1.StatusResponse.verdicts:type_name -> kmesh.api.v1.Verdict
+	13, // 6: kmesh.api.v1.StatusResponse.problems:type_name -> kmesh.api.v1.Verdict
+	14, // 7: kmesh.api.v1.StatusResponse.maps:type_name -> kmesh.api.v1.Map
+	15, // 8: kmesh.api.v1.StatusResponse.pods:type_name -> kmesh.api.v1.PodCounts
+	6,  // 9: kmesh.api.v1.StatusResponse.kubernetes:type_name -> kmesh.api.v1.Kubernetes
+	5,  // 10: kmesh.api.v1.StatusResponse.scopes:type_name -> kmesh.api.v1.Scope
+	10, // 11: kmesh.api.v1.StatusResponse.workloads:type_name -> kmesh.api.v1.Xds
+	10, // 12: kmesh.api.v1.Scope.xds:type_name -> kmesh.api.v1.Xds
+	8,  // 13: kmesh.api.v1.Scope.config:type_name -> kmesh.api.v1.Config
+	7,  // 14: kmesh.api.v1.Kubernetes.plans:type_name -> kmesh.api.v1.PodPlan
+	9,  // 15: kmesh.api.v1.Config.resources:type_name -> kmesh.api.v1.Resource
+	12, // 16: kmesh.api.v1.Xds.types:type_name -> kmesh.api.v1.XdsType
+	11, // 17: kmesh.api.v1.Xds.unsettled:type_name -> kmesh.api.v1.XdsResource
+	41, // 18: kmesh.api.v1.XdsType.states:type_name -> kmesh.api.v1.XdsType.StatesEntry
+	19, // 19: kmesh.api.v1.PodsResponse.pods:type_name -> kmesh.api.v1.Pod
+	18, // 20: kmesh.api.v1.PodsResponse.not_enrolled:type_name -> kmesh.api.v1.NotEnrolled
+	20, // 21: kmesh.api.v1.Pod.links:type_name -> kmesh.api.v1.Link
+	23, // 22: kmesh.api.v1.ServicesResponse.services:type_name -> kmesh.api.v1.Service
+	24, // 23: kmesh.api.v1.Service.frontends:type_name -> kmesh.api.v1.Frontend
+	25, // 24: kmesh.api.v1.Service.clusters:type_name -> kmesh.api.v1.ServiceCluster
+	42, // 25: kmesh.api.v1.Service.refused:type_name -> kmesh.api.v1.Service.RefusedEntry
+	26, // 26: kmesh.api.v1.ServiceCluster.endpoints:type_name -> kmesh.api.v1.Endpoint
+	27, // 27: kmesh.api.v1.ServiceCluster.counters:type_name -> kmesh.api.v1.Counters
+	30, // 28: kmesh.api.v1.FlowsResponse.flows:type_name -> kmesh.api.v1.Flow
+	31, // 29: kmesh.api.v1.Flow.legs:type_name -> kmesh.api.v1.FlowLeg
+	34, // 30: kmesh.api.v1.RoutesResponse.routes:type_name -> kmesh.api.v1.Route
+	35, // 31: kmesh.api.v1.ExplainResponse.guess:type_name -> kmesh.api.v1.ClusterShare
+	38, // 32: kmesh.api.v1.ExplainResponse.outcomes:type_name -> kmesh.api.v1.Outcome
+	35, // 33: kmesh.api.v1.Outcome.clusters:type_name -> kmesh.api.v1.ClusterShare
+	3,  // 34: kmesh.api.v1.Kmesh.Status:input_type -> kmesh.api.v1.StatusRequest
+	16, // 35: kmesh.api.v1.Kmesh.Pods:input_type -> kmesh.api.v1.PodsRequest
+	21, // 36: kmesh.api.v1.Kmesh.Services:input_type -> kmesh.api.v1.ServicesRequest
+	28, // 37: kmesh.api.v1.Kmesh.Flows:input_type -> kmesh.api.v1.FlowsRequest
+	32, // 38: kmesh.api.v1.Kmesh.Routes:input_type -> kmesh.api.v1.RoutesRequest
+	0,  // 39: kmesh.api.v1.Kmesh.Xds:input_type -> kmesh.api.v1.XdsRequest
+	36, // 40: kmesh.api.v1.Kmesh.Explain:input_type -> kmesh.api.v1.ExplainRequest
+	39, // 41: kmesh.api.v1.Kmesh.Trace:input_type -> kmesh.api.v1.TraceRequest
+	4,  // 42: kmesh.api.v1.Kmesh.Status:output_type -> kmesh.api.v1.StatusResponse
+	17, // 43: kmesh.api.v1.Kmesh.Pods:output_type -> kmesh.api.v1.PodsResponse
+	22, // 44: kmesh.api.v1.Kmesh.Services:output_type -> kmesh.api.v1.ServicesResponse
+	29, // 45: kmesh.api.v1.Kmesh.Flows:output_type -> kmesh.api.v1.FlowsResponse
+	33, // 46: kmesh.api.v1.Kmesh.Routes:output_type -> kmesh.api.v1.RoutesResponse
+	1,  // 47: kmesh.api.v1.Kmesh.Xds:output_type -> kmesh.api.v1.XdsResponse
+	37, // 48: kmesh.api.v1.Kmesh.Explain:output_type -> kmesh.api.v1.ExplainResponse
+	40, // 49: kmesh.api.v1.Kmesh.Trace:output_type -> kmesh.api.v1.TraceRecord
+	42, // [42:50] is the sub-list for method output_type
+	34, // [34:42] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_helper_api_v1_kmesh_proto_init() }
@@ -3793,7 +3987,7 @@ func file_helper_api_v1_kmesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_helper_api_v1_kmesh_proto_rawDesc), len(file_helper_api_v1_kmesh_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

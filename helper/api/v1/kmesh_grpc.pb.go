@@ -26,6 +26,7 @@ const (
 	Kmesh_Services_FullMethodName = "/kmesh.api.v1.Kmesh/Services"
 	Kmesh_Flows_FullMethodName    = "/kmesh.api.v1.Kmesh/Flows"
 	Kmesh_Routes_FullMethodName   = "/kmesh.api.v1.Kmesh/Routes"
+	Kmesh_Xds_FullMethodName      = "/kmesh.api.v1.Kmesh/Xds"
 	Kmesh_Explain_FullMethodName  = "/kmesh.api.v1.Kmesh/Explain"
 	Kmesh_Trace_FullMethodName    = "/kmesh.api.v1.Kmesh/Trace"
 )
@@ -50,6 +51,8 @@ type KmeshClient interface {
 	Flows(ctx context.Context, in *FlowsRequest, opts ...grpc.CallOption) (*FlowsResponse, error)
 	// Routes: where HTTP services send requests, and how many went there.
 	Routes(ctx context.Context, in *RoutesRequest, opts ...grpc.CallOption) (*RoutesResponse, error)
+	// Xds: every resource of the sources, as they have answered for it and as it is used.
+	Xds(ctx context.Context, in *XdsRequest, opts ...grpc.CallOption) (*XdsResponse, error)
 	// Explain: what the kernel's tables do with a request.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 	// Trace: every packet of some flows, from now on, until the caller ends it.
@@ -114,6 +117,16 @@ func (c *kmeshClient) Routes(ctx context.Context, in *RoutesRequest, opts ...grp
 	return out, nil
 }
 
+func (c *kmeshClient) Xds(ctx context.Context, in *XdsRequest, opts ...grpc.CallOption) (*XdsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(XdsResponse)
+	err := c.cc.Invoke(ctx, Kmesh_Xds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *kmeshClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExplainResponse)
@@ -163,6 +176,8 @@ type KmeshServer interface {
 	Flows(context.Context, *FlowsRequest) (*FlowsResponse, error)
 	// Routes: where HTTP services send requests, and how many went there.
 	Routes(context.Context, *RoutesRequest) (*RoutesResponse, error)
+	// Xds: every resource of the sources, as they have answered for it and as it is used.
+	Xds(context.Context, *XdsRequest) (*XdsResponse, error)
 	// Explain: what the kernel's tables do with a request.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	// Trace: every packet of some flows, from now on, until the caller ends it.
@@ -191,6 +206,9 @@ func (UnimplementedKmeshServer) Flows(context.Context, *FlowsRequest) (*FlowsRes
 }
 func (UnimplementedKmeshServer) Routes(context.Context, *RoutesRequest) (*RoutesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Routes not implemented")
+}
+func (UnimplementedKmeshServer) Xds(context.Context, *XdsRequest) (*XdsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Xds not implemented")
 }
 func (UnimplementedKmeshServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
@@ -309,6 +327,24 @@ func _Kmesh_Routes_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Kmesh_Xds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(XdsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KmeshServer).Xds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Kmesh_Xds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KmeshServer).Xds(ctx, req.(*XdsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Kmesh_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExplainRequest)
 	if err := dec(in); err != nil {
@@ -364,6 +400,10 @@ var Kmesh_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Routes",
 			Handler:    _Kmesh_Routes_Handler,
+		},
+		{
+			MethodName: "Xds",
+			Handler:    _Kmesh_Xds_Handler,
 		},
 		{
 			MethodName: "Explain",
