@@ -46,6 +46,7 @@ func (c *Controller) makeScopes() error {
 	opts := scopes.Options{
 		Default:   func() (xds.Source, error) { return source(o) },
 		Pods:      c.scopedPods,
+		Heard:     c.heard,
 		Installed: c.pub.ScopeIDs,
 		Name:      publish.ScopeName,
 		Assign:    c.assign,
@@ -159,6 +160,15 @@ func (c *Controller) scopedPods(ctx context.Context) ([]scopes.Pod, bool) {
 		}
 	}
 	return scopes.PodsOf(known, view, c.own), true
+}
+
+// heard says whether the API server has said which pods there are, if one is asked.
+func (c *Controller) heard() bool {
+	if c.cluster == nil {
+		return true
+	}
+	_, ok := c.cluster.View()
+	return ok
 }
 
 // assign gives the pod of a network namespace a scope, for what it opens from now on.

@@ -63,6 +63,9 @@ type Options struct {
 
 	// Pods lists the pods; false: it cannot be said which there are.
 	Pods func(context.Context) ([]Pod, bool)
+	// Heard says whether the API server has spoken: before, there may be more pods than Pods
+	// lists, whose scopes are not to be forgotten. Nil: it always has.
+	Heard func() bool
 	// Installed are the scopes in the maps: ids by name. Name is a scope's name there.
 	Installed func() map[string]uint32
 	Name      func(mesh.ScopeKey) string
@@ -111,6 +114,9 @@ func New(opts Options) *Manager {
 	}
 	if opts.Refused == nil {
 		opts.Refused = func() string { return "" }
+	}
+	if opts.Heard == nil {
+		opts.Heard = func() bool { return true }
 	}
 	if opts.Accounts == nil {
 		opts.Accounts = func(map[string][]string) {}
@@ -205,6 +211,7 @@ func (m *Manager) follow(ctx context.Context) {
 
 // round opens, assigns and closes.
 func (m *Manager) round(ctx context.Context) {
+	heard := m.opts.Heard() // before: what is listed is no older
 	pods, ok := m.opts.Pods(ctx)
 	if !ok {
 		return
@@ -235,8 +242,9 @@ func (m *Manager) round(ctx context.Context) {
 		need[k] = true
 	}
 	m.seen(inUse, unknown)
-	m.keep(ctx, need, unknown == "")
-	m.save(need, unknown == "")
+	whole := heard && unknown == ""
+	m.keep(ctx, need, whole)
+	m.save(need, whole)
 	m.count(pods, gets)
 	m.all.poke()
 }

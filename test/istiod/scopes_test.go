@@ -35,7 +35,7 @@ func TestScopes(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.apply(scopesRoutes + egress("blue", "shop/catalog.shop.svc.cluster.local"))
-	b.startHelper("--xds-scopes", "pods", "--kubeconfig", b.c.Kubeconfig, "--node-name", control.NodeName)
+	b.startHelper(b.perPods()...)
 	gold := b.client("red", "gold", control.PodOptions{Labels: labels{"tier": "gold"}, Account: "red"})
 	iron := b.client("red", "iron", control.PodOptions{Labels: labels{"tier": "iron"}, Account: "red"})
 	blue := b.client("blue", "blue", control.PodOptions{Labels: labels{"tier": "iron"}, Account: "blue"})

@@ -13,13 +13,16 @@ import (
 
 // Reboot takes away what a machine's restart takes: the helper, pods without any DEL, the bpf file system and the run
 // directory. What is on disk stays: the network's configuration, the state directory, what host-local and libcni keep.
-func (n *Node) Reboot() error {
+func (n *Node) Reboot() error { return n.Restart(n.Pods()...) }
+
+// Restart is Reboot of which only these pods notice: the others play what is on other nodes. They must not be enrolled.
+func (n *Node) Restart(pods ...*Pod) error {
 	if h := n.currentHelper(); h != nil {
 		h.Kill9()
 	}
 	n.record(n.BPFFS)
 	var errs []error
-	for _, p := range n.Pods() {
+	for _, p := range pods {
 		errs = append(errs, n.LosePod(p))
 	}
 	errs = append(errs, n.RemakeBPFFS(), os.RemoveAll(n.RunDir), os.MkdirAll(n.RunDir, 0o700))
