@@ -12,6 +12,7 @@
 
 #include "stats.h"
 
+#include <bpf/bpf_endian.h>
 #include <linux/in.h>
 
 #ifndef IPPROTO_MPTCP
@@ -196,6 +197,22 @@ static __always_inline enum decision refuse(__u32 service, __u32 reason)
 	return DECISION_REFUSE;
 }
 
+/*
+ * Whether a pod speaks to itself: by a loopback address, which the address of no one is
+ * also, or by its own. No rule about what a pod may reach is about that, and no sidecar
+ * sees it.
+ */
+static __always_inline bool to_itself(const struct frontend_key *dst, const struct pod *pod)
+{
+	const __be32 *a = dst->addr;
+
+	if (dst->family == 4)
+		return !a[0] || bpf_ntohl(a[0]) >> 24 == 127 || (pod && a[0] == pod->ip4);
+	if (!a[0] && !a[1] && !a[2] && bpf_ntohl(a[3]) <= 1)
+		return true;
+	return pod && same_addr(a, pod->ip6);
+}
+
 /* decide finds the endpoint for a destination. out is written on REWRITE only. */
 static __always_inline enum decision decide(struct frontend_key *dst, const struct pod *pod,
 					    struct choice *out)
@@ -227,6 +244,8 @@ static __always_inline enum decision decide(struct frontend_key *dst, const stru
 			__sync_fetch_and_add(&st->passed, 1);
 		return DECISION_PASS;
 	case KM_KIND_BLACKHOLE:
+		if (to_itself(dst, pod))
+			return DECISION_PASS;
 		return refuse(out->service, KM_REASON_BLACKHOLE);
 	default:
 		return refuse(out->service, KM_REASON_TLS);

@@ -185,7 +185,7 @@ func (s *Store) everything() *mesh.Snapshot {
 		if speaksHTTP(c.services) {
 			scope.HTTP = append(scope.HTTP, c.services...)
 		} else {
-			scope.Services = append(scope.Services, c.services...)
+			scope.Services = append(scope.Services, slices.DeleteFunc(slices.Clone(c.services), s.idle)...)
 		}
 	}
 	sortServices(scope.Services)
@@ -373,6 +373,16 @@ func (s *Store) candidate(name string) *candidate {
 		c.state = NotGoverned
 	}
 	return c
+}
+
+// idle tells whether a service is for everything that nothing else governs, and lets it
+// pass: that happens without it, at no cost.
+func (s *Store) idle(svc *mesh.Service) bool {
+	return !slices.ContainsFunc(svc.Frontends, func(f mesh.Frontend) bool { return f.Port != 0 || f.Prefix.Bits() != 0 }) &&
+		!slices.ContainsFunc(svc.Clusters, func(w mesh.WeightedCluster) bool {
+			c := s.clusterFor(w.Cluster)
+			return c == nil || c.Kind != mesh.Passthrough
+		})
 }
 
 // speaksHTTP tells whether one of a listener's services has HTTP routes.

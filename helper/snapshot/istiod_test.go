@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/encoding/prototext"
 
@@ -115,6 +117,45 @@ func TestIstiod(t *testing.T) {
 		if at < 0 || len(vh.Routes[at].Clusters) == 0 || vh.Routes[at].Clusters[0].Cluster != want {
 			t.Errorf("%s: route %d of %s, want %s", request, at, vh.Name, want)
 		}
+	}
+}
+
+// TestIstiodRegistryOnly: the same, where pods may reach the mesh only.
+func TestIstiodRegistryOnly(t *testing.T) {
+	for _, to := range []string{"BlackHoleCluster", "PassthroughCluster"} {
+		t.Run(to, func(t *testing.T) {
+			b := newBench(t, Options{})
+			listeners := delivered(t, "listeners", xds.ListenerType)
+			i := slices.IndexFunc(listeners.Resources, func(r xds.Resource) bool { return r.Name == "virtualOutbound" })
+			if i < 0 {
+				t.Fatal("no listener virtualOutbound")
+			}
+			chains := listeners.Resources[i].Message.(*listenerv3.Listener).GetFilterChains()
+			proxy := &tcpv3.TcpProxy{StatPrefix: to, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: to}}
+			if err := chains[len(chains)-1].GetFilters()[0].GetTypedConfig().MarshalFrom(proxy); err != nil {
+				t.Fatal(err)
+			}
+			b.apply(delivered(t, "clusters", xds.ClusterType), delivered(t, "endpoints", xds.AssignmentType), listeners, delivered(t, "routes", xds.RouteType))
+			if b.last == nil || b.problem() != "" {
+				t.Fatalf("snapshot %v, problems: %s", b.last, b.problem())
+			}
+			scope := b.last.Scopes[0]
+			var got []string
+			for _, svc := range scope.Services {
+				for _, f := range svc.Frontends {
+					if f.Prefix.Bits() == 0 {
+						got = append(got, fmt.Sprintf("%s %d %s to %s, %s", f.Prefix, f.Port, f.Protocol, svc.Clusters[0].Cluster, scope.Clusters[svc.Clusters[0].Cluster].Kind))
+					}
+				}
+			}
+			var want []string // what only passes costs nothing
+			if to == "BlackHoleCluster" {
+				want = []string{"0.0.0.0/0 0 TCP to BlackHoleCluster, blackhole", "::/0 0 TCP to BlackHoleCluster, blackhole"}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
 	}
 }
 

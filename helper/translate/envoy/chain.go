@@ -206,7 +206,8 @@ func (r *report) place(chains []*chain, binds []bind) {
 	for _, b := range binds {
 		exact := false // a chain names this port: the others are not asked
 		for _, c := range chains {
-			exact = exact || (!c.isDefault && c.match.GetDestinationPort().GetValue() == uint32(b.port))
+			port := c.match.GetDestinationPort()
+			exact = exact || (!c.isDefault && port != nil && port.GetValue() == uint32(b.port))
 		}
 		for _, c := range chains {
 			if c.isDefault {

@@ -151,9 +151,9 @@ func (r *report) sockets(c *clusterv3.Cluster, out *mesh.Cluster) {
 			r.add(path, mesh.UnsupportedAction, "TLS for every endpoint is not originated here: connections are refused rather than sent in clear")
 			out.Kind = mesh.Refused
 		case m.GetTransportSocket().GetTypedConfig().MessageName() == typeTunnel:
-			r.add(path, mesh.UnsupportedAction, "tunnels (HBONE) are not made: sent in clear, to the endpoint itself")
+			r.add(path, mesh.Default, "a tunnel (HBONE) for endpoints that ask for one: their assignment says so")
 		default:
-			r.add(path, mesh.UnsupportedAction, "automatic mTLS is NOT ENFORCED: sent in clear")
+			r.add(path, mesh.Default, "automatic mTLS for endpoints that ask for it: their assignment says so")
 		}
 		all = everything
 	}

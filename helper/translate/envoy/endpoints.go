@@ -78,6 +78,7 @@ func (r *report) places(a *endpointv3.ClusterLoadAssignment, path string, kind a
 		var sum uint64
 		for j, e := range l.GetLbEndpoints() {
 			at := at + ".lb_endpoints[" + strconv.Itoa(j) + "]"
+			r.asks(e, at)
 			ep, name, ok := r.endpoint(a, e, at, kind)
 			if !ok {
 				continue
@@ -102,6 +103,29 @@ func (r *report) places(a *endpointv3.ClusterLoadAssignment, path string, kind a
 		out = append(out, loc)
 	}
 	return out, targets
+}
+
+// socketMatch is the metadata by which a cluster chooses the transport socket for an
+// endpoint.
+const socketMatch = "envoy.transport_socket_match"
+
+// asks reports, once for each, that an endpoint asks for automatic mTLS or for a tunnel.
+func (r *report) asks(e *endpointv3.LbEndpoint, path string) {
+	if e.GetMetadata() == nil {
+		return
+	}
+	path = join(path, "metadata")
+	fields := e.GetMetadata().GetFilterMetadata()[socketMatch].GetFields()
+	for _, one := range []struct{ field, value, msg string }{
+		{"tlsMode", "istio", "automatic mTLS is NOT ENFORCED: sent in clear"},
+		{"tunnel", "http", "tunnels (HBONE) are not made: sent in clear, to the endpoint itself"},
+	} {
+		if fields[one.field].GetStringValue() == one.value && !r.seen[one.msg] {
+			r.seen[one.msg] = true
+			r.add(path, mesh.UnsupportedAction, one.msg)
+		}
+	}
+	r.add(path, mesh.Default, "")
 }
 
 // endpoint reads one endpoint, which is an address or a name; false when it cannot be

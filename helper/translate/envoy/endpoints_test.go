@@ -16,6 +16,9 @@ func TestAssignment(t *testing.T) {
 	addr := func(s string, port int) string {
 		return fmt.Sprintf("endpoint: {address: {socket_address: {address: '%s', port_value: %d}}}", s, port)
 	}
+	asks := func(field string) string {
+		return ", metadata: {filter_metadata: {" + socketMatch + ": {" + field + "}}}"
+	}
 	tests := map[string]struct {
 		yaml     string
 		want     string // localities
@@ -38,6 +41,24 @@ endpoints:
 			want: "// p0 w0 [1.1.1.1:1*1 HEALTHY 1.1.1.2:1*1 DEGRADED 1.1.1.3:1*1 UNHEALTHY 1.1.1.4:1*1 UNHEALTHY 1.1.1.5:1*1 DRAINING]",
 		},
 		"empty": {yaml: "", want: ""},
+		"asks for automatic mTLS": {
+			yaml: "endpoints: [{lb_endpoints: [{" + addr("1.1.1.1", 1) + "}, {" + addr("1.1.1.2", 1) + asks("tlsMode: istio") + "}, {" + addr("1.1.1.3", 1) + asks("tlsMode: istio") + "}]}]",
+			want: "// p0 w0 [1.1.1.1:1*1 HEALTHY 1.1.1.2:1*1 HEALTHY 1.1.1.3:1*1 HEALTHY]",
+			verdicts: []want{
+				{"endpoints[0].lb_endpoints[1].metadata", mesh.UnsupportedAction, "automatic mTLS is NOT ENFORCED"},
+				{"endpoints[].lb_endpoints[].metadata", mesh.Default, ""},
+			},
+		},
+		"asks for a tunnel": {
+			yaml:     "endpoints: [{lb_endpoints: [{" + addr("1.1.1.1", 1) + asks("tunnel: http") + "}]}]",
+			want:     "// p0 w0 [1.1.1.1:1*1 HEALTHY]",
+			verdicts: []want{{"endpoints[0].lb_endpoints[0].metadata", mesh.UnsupportedAction, "HBONE"}},
+		},
+		"asks for neither": {
+			yaml:     "endpoints: [{lb_endpoints: [{" + addr("1.1.1.1", 1) + asks("tlsMode: disabled") + "}]}]",
+			want:     "// p0 w0 [1.1.1.1:1*1 HEALTHY]",
+			verdicts: []want{{"endpoints[].lb_endpoints[].metadata", mesh.Default, ""}},
+		},
 		"skipped": {
 			yaml: "endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: /x}}}}, {endpoint: {address: {envoy_internal_address: {server_listener_name: x}}}}, {" + addr("example.org", 1) + "}, {" + addr("1.1.1.1", 1) + "}]}]",
 			want: "// p0 w0 [1.1.1.1:1*1 HEALTHY]",

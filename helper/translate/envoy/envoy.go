@@ -60,6 +60,8 @@ type Listener struct {
 	// References to clusters, in the order of their fields; each name may come
 	// more than once.
 	References []Reference
+	// Rest: it gets what matches no other listener.
+	Rest bool
 }
 
 // Cluster is what became of a Cluster.

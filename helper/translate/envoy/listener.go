@@ -22,8 +22,11 @@ func TranslateListener(l *listenerv3.Listener, source string) *Listener {
 	out := &Listener{Name: l.GetName()}
 	got := r.listener(l)
 	out.Verdicts = r.done()
+	if unserved(l) {
+		quiet(out.Verdicts)
+	}
 	if !r.bad {
-		out.Services, out.HTTP, out.References = got.services, got.http, got.refs
+		out.Services, out.HTTP, out.References, out.Rest = got.services, got.http, got.refs, r.rest
 	}
 	return out
 }
@@ -47,8 +50,13 @@ func (r *report) listener(l *listenerv3.Listener) served {
 			r.httpInspector = true
 		}
 	}
+	r.rest = getsRest(l)
+	r.inbound = unenforced(l)
 	governed := !r.walk(l, "")
 	binds, ok := r.addresses(l)
+	if ok && r.rest {
+		binds = everywhere
+	}
 	if ok && binds[0].proto == mesh.UDP {
 		services, refs := r.udp(l, binds, governed)
 		return served{services: services, refs: refs}

@@ -165,6 +165,25 @@ filter_chains: [` + chainTo("c") + "]",
 			yaml:     vip + "use_original_dst: true\nfilter_chains: [" + chainTo("c") + "]",
 			verdicts: []want{{"use_original_dst", mesh.UnsupportedCondition, ""}},
 		},
+		"the rest": {
+			yaml:     "address: {socket_address: {address: 0.0.0.0, port_value: 15001}}\nuse_original_dst: true\ntraffic_direction: OUTBOUND\nfilter_chains: [{name: own, filter_chain_match: {destination_port: 15001}, filters: [" + tcp("cluster: a") + "]}, {name: any, filters: [" + tcp("cluster: b") + "]}]",
+			services: []string{"l/any: TCP 0.0.0.0/0:0 TCP ::/0:0 -> b*1"},
+			refs:     []string{"filter_chains[1].filters[0].typed_config.cluster=b"},
+			verdicts: []want{{"use_original_dst", mesh.Enforced, "no other listener"}, {"filter_chains[0]", mesh.Default, "never reached"}},
+		},
+		"the rest, by a prefix": {
+			yaml:     "address: {socket_address: {address: 0.0.0.0, port_value: 15001}}\nuse_original_dst: true\nfilter_chains: [{filter_chain_match: {prefix_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}, filters: [" + tcp("cluster: a") + "]}]\ndefault_filter_chain: " + chainTo("b"),
+			services: []string{"l/0: TCP 10.0.0.0/8:0 -> a*1", "l/default: TCP 0.0.0.0/0:0 TCP ::/0:0 -> b*1"},
+			refs:     []string{typedTCP + ".cluster=a", "default_filter_chain.filters[0].typed_config.cluster=b"},
+		},
+		"the rest, inbound": {
+			yaml:     "address: {socket_address: {address: 0.0.0.0, port_value: 15006}}\nuse_original_dst: true\ntraffic_direction: INBOUND\nfilter_chains: [" + chainTo("b") + "]",
+			verdicts: []want{{"traffic_direction", mesh.UnsupportedCondition, "inbound"}},
+		},
+		"the rest, another port": {
+			yaml:     "address: {socket_address: {address: 0.0.0.0, port_value: 15001}}\nuse_original_dst: true\nfilter_chains: [{filter_chain_match: {destination_port: 80}, filters: [" + tcp("cluster: a") + "]}, {filters: [" + tcp("cluster: b") + "]}]",
+			verdicts: []want{{"use_original_dst", mesh.UnsupportedCondition, "other than the listener's"}},
+		},
 		"use_original_dst false": {
 			yaml:     vip + "use_original_dst: false\nfilter_chains: [" + chainTo("c") + "]",
 			services: []string{"l: TCP 10.0.0.1/32:80 -> c*1"},
@@ -177,7 +196,7 @@ filter_chains: [` + chainTo("c") + "]",
 		},
 		"internal listener": {
 			yaml:     "internal_listener: {}",
-			verdicts: []want{{"internal_listener", mesh.UnsupportedCondition, ""}},
+			verdicts: []want{{"internal_listener", mesh.Default, "not governed"}},
 		},
 		"filter chain matcher": {
 			yaml:     vip + "filter_chain_matcher: {}\nfilter_chains: [" + chainTo("c") + "]",

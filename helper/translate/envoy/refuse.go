@@ -34,7 +34,8 @@ func refuse(verdicts []mesh.Verdict, apply func(field string)) {
 }
 
 // Refuse refuses what is not as the listener asks for: the route in it that the field is
-// in, or else all connections to the listener.
+// in, or else all connections to the listener. What the mesh does not know is refused if
+// the listener says so, and not for how it would be logged.
 func (l *Listener) Refuse() {
 	all := false
 	refuse(l.Verdicts, func(field string) {
@@ -46,7 +47,7 @@ func (l *Listener) Refuse() {
 		}
 		all = true
 	})
-	if !all {
+	if !all || l.Rest {
 		return
 	}
 	l.References = nil
@@ -68,7 +69,8 @@ func (l *Listener) Refuse() {
 // cannot be used is left out in any case.
 func (c *Cluster) Refuse() {
 	refuse(c.Verdicts, func(field string) {
-		if c.Cluster != nil && !strings.HasPrefix(field, "load_assignment") {
+		// What is only let pass is not ours to do: as without a mesh, it goes as it is.
+		if c.Cluster != nil && c.Cluster.Kind != mesh.Passthrough && !strings.HasPrefix(field, "load_assignment") {
 			c.Cluster.Kind, c.Cluster.Localities = mesh.Refused, nil
 		}
 	})

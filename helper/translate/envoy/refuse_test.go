@@ -118,10 +118,10 @@ func TestRefuseClusters(t *testing.T) {
 		yaml string
 		want mesh.ClusterKind
 	}{
-		"plain":         {fmt.Sprintf(static, ""), mesh.Endpoints},
-		"an action":     {fmt.Sprintf(static, "") + "slow_start_config: {}\nround_robin_lb_config: {slow_start_config: {slow_start_window: 5s}}", mesh.Refused},
-		"automatic TLS": {fmt.Sprintf(static, "") + "transport_socket_matches: [{name: tls, match: {tls: istio}, transport_socket: {name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}]", mesh.Refused},
-		"an endpoint":   {fmt.Sprintf(static, ", {endpoint: {address: {pipe: {path: /x}}}}"), mesh.Endpoints},
+		"plain":       {fmt.Sprintf(static, ""), mesh.Endpoints},
+		"an action":   {fmt.Sprintf(static, "") + "slow_start_config: {}\nround_robin_lb_config: {slow_start_config: {slow_start_window: 5s}}", mesh.Refused},
+		"passed on":   {"type: ORIGINAL_DST\nlb_policy: CLUSTER_PROVIDED\nconnect_timeout: 10s", mesh.Passthrough},
+		"an endpoint": {fmt.Sprintf(static, ", {endpoint: {address: {pipe: {path: /x}}}}"), mesh.Endpoints},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Replace(tt.yaml, "slow_start_config: {}\n", "", 1)

@@ -48,9 +48,9 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"circuit_breakers":                             inside,
 		"outlier_detection":                            ignored("outlier detection is not enforced"),
 		"health_checks":                                ignored("active health checks are not made: health comes from the assignment"),
-		"connect_timeout":                              ignored(msgTimer),
+		"connect_timeout":                              byCase(connectTimeout, "127 s or more", benign(msgSYN), "less", ignored(msgConnect)),
 		"transport_socket":                             byCase(upstreamSocket, "raw_buffer", harmless, "otherwise", ignored(msgOrigination)),
-		"transport_socket_matches":                     code,
+		"transport_socket_matches":                     inCode("TLS for every endpoint: connections are refused; for endpoints that ask for it, their assignment says so"),
 		"transport_socket_matcher":                     ignored("transport sockets are not chosen by a matcher: connections are refused"),
 		"lb_subset_config":                             ignored(msgSubset),
 		"upstream_bind_config":                         upstreamOpt,
@@ -201,7 +201,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 		"endpoint_name":         enforced,
 		"health_status":         enforced,
 		"load_balancing_weight": enforced,
-		"metadata":              harmless,
+		"metadata":              inCode("asks for automatic mTLS or a tunnel: not-enforced, once for the assignment; default otherwise"),
 	}},
 	"envoy.config.endpoint.v3.Endpoint": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"address":              inside,
@@ -313,7 +313,22 @@ func upstreamSocket(_ *report, v protoreflect.Value) rule {
 	return ignored(msgOrigination)
 }
 
+// connectTimeout: what is longer than the kernel tries changes nothing.
+func connectTimeout(_ *report, v protoreflect.Value) rule {
+	m := v.Message()
+	if m.Get(m.Descriptor().Fields().ByName("seconds")).Int() >= synSeconds {
+		return benign(msgSYN)
+	}
+	return ignored(msgConnect)
+}
+
+// synSeconds is how long a kernel goes on to send SYNs (net.ipv4.tcp_syn_retries is 6).
+const synSeconds = 127
+
 const (
+	msgSYN     = "the kernel gives up before"
+	msgConnect = "not enforced: a client waits as long as its own timer and its kernel's say"
+
 	msgNoPanic     = "unhealthy endpoints are never chosen"
 	msgOrigination = "TLS is not originated here: connections are refused rather than sent in clear"
 )

@@ -34,6 +34,10 @@ type report struct {
 	tlsInspector bool
 	// httpInspector: the listener looks for HTTP in the first bytes.
 	httpInspector bool
+	// rest: the listener gets what matches no other one.
+	rest bool
+	// inbound says what inbound authorization is not enforced, if any is.
+	inbound string
 	// resolves: the cluster's own fields say how its names are resolved.
 	resolves bool
 	// httpChain: the chain that is looked at ends in an HTTP connection manager.
