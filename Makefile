@@ -145,7 +145,7 @@ istiod: ## a Kmesh node against a real istiod and API server inside this machine
 	began=$$SECONDS
 	test/istiod/setup.sh >/dev/null
 	echo "make istiod: all its parts are there after $$((SECONDS - began)) s"
-	$(GO) test -count=1 -v -timeout 15m ./test/istiod
+	$(GO) test -count=1 -v -timeout 30m ./test/istiod
 
 # How long each fuzzer runs.
 FUZZTIME ?= 30s

@@ -21,8 +21,11 @@ import (
 // route is a path that a client asks for, and the server that its own scope leads to.
 type route struct{ path, want string }
 
-// load are clients that ask without a pause until it ends, half of them over one connection for all of their requests.
-// Nothing is tried again: each answer counts.
+// pace is the shortest time between two requests of a client: the rest of the machine is for what is tested.
+const pace = 2 * time.Millisecond
+
+// load are clients that ask until it ends, half of them over one connection for all of their requests. Nothing is tried
+// again: each answer counts.
 type load struct {
 	ctx  context.Context
 	stop context.CancelFunc
@@ -64,7 +67,10 @@ func (l *load) run(c *loader) {
 			c.conn.Close()
 		}
 	}()
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
 	for i := 0; l.ctx.Err() == nil; i++ {
+		<-tick.C
 		r := c.routes[i%len(c.routes)]
 		got, err := c.ask(l.ctx, r.path)
 		if l.ctx.Err() != nil {
