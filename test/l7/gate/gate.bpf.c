@@ -20,6 +20,8 @@
 #define RULES 64        /* of one direction */
 #define SEEN 0x67617465 /* mark of a packet that the gate itself sends */
 #define WHOLE 1514      /* longest packet that is swapped */
+#define BUSY (~0u)      /* in place of a length: another CPU is at the packet that waits */
+#define TCP_RST 0x04
 
 enum action {
 	ACT_COUNT = 0,
@@ -120,24 +122,31 @@ static __always_inline int fits(const struct rule *r, const struct packet *p)
  */
 static __always_inline int swap(struct __sk_buff *skb, struct rule *r, int up)
 {
-	__u32 len = skb->len;
+	__u32 len = skb->len, held = r->held;
 
-	if (!r->held) {
-		if (!is_between(&len, 1, WHOLE) || skb->gso_segs > 1)
+	if (held == BUSY || __sync_val_compare_and_swap(&r->held, held, BUSY) != held)
+		return TCX_NEXT;
+	if (!held) {
+		if (!is_between(&len, 1, WHOLE) || skb->gso_segs > 1 ||
+		    bpf_skb_load_bytes(skb, 0, r->packet, len)) {
+			r->held = 0;
 			return TCX_NEXT;
-		if (bpf_skb_load_bytes(skb, 0, r->packet, len))
-			return TCX_NEXT;
+		}
 		r->held = len;
 		return TCX_DROP;
 	}
 	skb->mark = SEEN;
-	if (bpf_clone_redirect(skb, skb->ifindex, up ? BPF_F_INGRESS : 0))
+	if (bpf_clone_redirect(skb, skb->ifindex, up ? BPF_F_INGRESS : 0)) {
+		r->held = held;
 		return TCX_NEXT;
-	len = r->held;
-	r->held = 0;
+	}
+	len = held;
 	if (!is_between(&len, 1, WHOLE) || bpf_skb_change_tail(skb, len, 0) ||
-	    bpf_skb_store_bytes(skb, 0, r->packet, len, 0))
+	    bpf_skb_store_bytes(skb, 0, r->packet, len, 0)) {
+		r->held = 0;
 		return TCX_DROP;
+	}
+	r->held = 0;
 	return TCX_NEXT;
 }
 
@@ -172,8 +181,9 @@ static __always_inline int gate(struct __sk_buff *skb, int up)
 		__sync_fetch_and_add(&r->acted, 1);
 		if (r->action == ACT_DROP)
 			return TCX_DROP;
+		/* A reset's checksum is whole, those of sockets are finished by the device. */
 		if (r->action == ACT_SWAP)
-			return swap(skb, r, up);
+			return p.flags & TCP_RST ? TCX_NEXT : swap(skb, r, up);
 		if (r->action == ACT_SPOIL)
 			spoil(skb);
 	}
