@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kmesh/bpf"
+	"kmesh/helper/lastgood"
 	"kmesh/netns"
 )
 
@@ -42,9 +43,12 @@ func Uninstall(ctx context.Context, bpffs, runDir, stateDir string) error {
 			return fmt.Errorf("uninstall: %s holds something that is not ours: %w", bpffs, err)
 		}
 	}
+	if err := lastgood.Uninstall(stateDir); err != nil {
+		return fmt.Errorf("uninstall: %w", err)
+	}
 	// By name: the directories are the administrator's choice and may hold other things.
 	for dir, ours := range map[string][]string{
-		stateDir: {"optin.json", ".optin-*"},
+		stateDir: {"optin.json", ".optin-*", "scopes.json", "scopes.json.*"},
 		runDir:   {"helper.lock", "helper.sock", "helper.sock.lock", "cni.log", "cni.log.1", "pods"},
 	} {
 		for _, pattern := range ours {

@@ -139,3 +139,15 @@ func Sweep(dir string, keep []string) error {
 	}
 	return nil
 }
+
+// Uninstall removes all files from a state directory, and their folder if it is empty then.
+func Uninstall(dir string) error {
+	if err := Sweep(dir, nil); err != nil {
+		return err
+	}
+	err := os.Remove(filepath.Join(dir, folder))
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return fmt.Errorf("last good configurations: %w", err)
+}
