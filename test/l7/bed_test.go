@@ -114,7 +114,11 @@ func newBedWith(t testing.TB, m mode, small bool) *bed {
 
 func newBedOf(t testing.TB, m mode, small bool, sizes map[string]uint32) *bed {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	limit := 10 * time.Minute
+	if full {
+		limit = time.Hour
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	b := &bed{t: t, mode: m, small: small, sizes: sizes, ctx: ctx, node: node.ForTest(t, node.Options{})}
 	if m != direct && m != running {
