@@ -176,6 +176,20 @@ fault: build ## the fault matrix, with figures, into test/fault/RESULTS.md (as r
 	$(GO) build -trimpath -o bin/fault ./test/fault
 	exec bin/fault -o test/fault/RESULTS.md
 
+# How many views of the mesh pods have: one for all, then one for each of so many pods.
+SCOPES ?= 1
+
+.PHONY: scale
+scale: ## 10,000 services and 100,000 endpoints from a real ADS server, with figures, into test/scale/RESULTS.md (as root)
+	@if [ "$$(id -u)" != 0 ]; then
+		echo 'make scale: needs root (programs, network namespaces, cgroups): sudo make scale' >&2
+		exit 1
+	fi
+	$(need) $(GO) golang-go
+	$(need) ip iproute2
+	$(GO) build -trimpath -o bin/scale ./test/scale
+	exec bin/scale -scopes '$(SCOPES)' -o test/scale/RESULTS.md
+
 # How long the measuring takes: quick (about 7 minutes) or full (under 30).
 BENCH ?= quick
 export BENCH
