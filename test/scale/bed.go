@@ -35,8 +35,10 @@ type bed struct {
 	helper *node.Helper
 	args   []string
 	watch  *watcher
-	client *node.Pod
-	moved  int // changes of the moving service after reconnects
+	api    *apiServer  // nil with one scope
+	pods   []*node.Pod // the clients, one for each view
+	client *node.Pod   // the first of them
+	moved  int         // changes of the moving service after reconnects
 	web    []net.Listener
 }
 
@@ -80,6 +82,9 @@ func build(ctx context.Context, o options) (_ *bed, err error) {
 func (b *bed) close() error {
 	if b.watch != nil {
 		b.watch.close()
+	}
+	if b.api != nil {
+		b.api.http.Close()
 	}
 	if b.server != nil && b.server.grpc != nil {
 		b.server.grpc.Stop()
@@ -158,6 +163,24 @@ func (b *bed) live(ctx context.Context) (at time.Time, err error) {
 	}
 	b.watch, err = watch(b.node.BPFFS)
 	return at, err
+}
+
+// complaints are the errors that the helper has logged, the newest last.
+func (b *bed) complaints() string {
+	text, err := os.ReadFile(b.helper.LogPath)
+	if err != nil {
+		return err.Error()
+	}
+	var out []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "level=ERROR") {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	if len(out) == 0 {
+		return "it logged no error"
+	}
+	return fmt.Sprintf("it logged %d errors, the last: %s", len(out), out[len(out)-1])
 }
 
 // usage is what the helper uses.

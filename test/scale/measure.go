@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -21,8 +22,18 @@ import (
 // nodeID is what the helper calls itself.
 const nodeID = "node-1"
 
-// the one view of a run with one scope.
-const oneView = "all"
+// viewOf names the view of a pod, and of who asks for it: with one scope it is everybody's.
+func viewOf(n int) string { return fmt.Sprint("view-", n) }
+
+func (o options) viewOf(r *discoveryv3.DeltaDiscoveryRequest) string {
+	if o.scopes == 1 {
+		return viewOf(0)
+	}
+	return r.GetNode().GetMetadata().GetFields()["LABELS"].GetStructValue().GetFields()[tier].GetStringValue()
+}
+
+// statusOf is what a view's steady service answers at statusPath after n changes: views are the same but for it.
+func statusOf(view, n int) int { return 400 + (view+n)%100 }
 
 // measure makes a bed and measures everything on it.
 func measure(ctx context.Context, o options) *result {
@@ -52,12 +63,29 @@ func (r *result) cold(ctx context.Context, b *bed) error {
 	if err != nil {
 		return err
 	}
-	b.server = newServer(func(*discoveryv3.DeltaDiscoveryRequest) string { return oneView }, []string{oneView})
-	b.server.load(oneView, b.world.clusters(), b.world.assignments(), listener, b.world.routes(http.StatusTeapot))
+	var views []string
+	for v := range b.opts.scopes {
+		views = append(views, viewOf(v))
+	}
+	b.server = newServer(b.opts.viewOf, views)
+	clusters, assignments, routes := b.world.clusters(), b.world.assignments(), b.world.routes(statusOf(0, 0))
+	for v, name := range views {
+		b.server.load(name, clusters, assignments, listener, withStatus(routes, statusOf(v, 0)))
+	}
 	if err := b.server.start(b.node.Do); err != nil {
 		return err
 	}
 	b.args = []string{"--xds-server", adsAddr, "--node-id", nodeID}
+	if b.opts.scopes > 1 {
+		if b.api, err = serveAPI(b.node.Do); err != nil {
+			return err
+		}
+		config := filepath.Join(b.node.Dir, "kubeconfig")
+		if err := b.api.kubeconfig(config); err != nil {
+			return err
+		}
+		b.args = append(b.args, "--xds-scopes", "pods", "--kubeconfig", config, "--node-name", nodeID)
+	}
 	began, err := b.launch(ctx)
 	if err != nil {
 		return err
@@ -66,24 +94,21 @@ func (r *result) cold(ctx context.Context, b *bed) error {
 	if err != nil {
 		return err
 	}
-	r.add("start of the helper to a configuration in the maps", at.Sub(began), 0)
-	r.add("of it: after the server has handed over its last response (translate, compile, cold publish)", at.Sub(b.server.lastSent()), 2*time.Second)
+	if b.opts.scopes == 1 {
+		r.add("start of the helper to a configuration in the maps", at.Sub(began), 0)
+		r.add("of it: after the server has handed over its last response (translate, compile, cold publish)", at.Sub(b.server.lastSent()), 2*time.Second)
+	}
 	if err := b.ready(ctx); err != nil {
 		return err
 	}
 	r.add("start of the helper to /readyz", time.Since(began), 0)
+	if err := r.enrol(ctx, b); err != nil {
+		return fmt.Errorf("%w; the helper: %s", err, b.complaints())
+	}
 	if err := r.cpu(b, usage{}, 1); err != nil {
 		return err
 	}
 	r.addBytes("sent to it", b.server.sent.Load(), 0)
-	if b.client, err = b.node.AddPod(ctx, node.PodSpec{Name: "client", Annotations: node.Enrolled()}); err != nil {
-		return err
-	}
-	for path, want := range map[string]int{"/": http.StatusOK, statusPath: http.StatusTeapot} {
-		if status, _, err := b.ask(ctx, b.client, steady, path); err != nil || status != want {
-			return fmt.Errorf("a first request, for %s: status %d, want %d: %w", path, status, want, err)
-		}
-	}
 	held, err := b.watch.held()
 	if err != nil {
 		return err
@@ -92,6 +117,50 @@ func (r *result) cold(ctx context.Context, b *bed) error {
 		return fmt.Errorf("%d endpoints are in the maps: want %d", len(held), want)
 	}
 	return r.memory(b)
+}
+
+// enrol makes a client for each view, and waits until each is led by its own.
+func (r *result) enrol(ctx context.Context, b *bed) error {
+	for v := range b.opts.scopes {
+		p, err := b.node.AddPod(ctx, node.PodSpec{Name: fmt.Sprint("client-", v), Annotations: node.Enrolled()})
+		if err != nil {
+			return err
+		}
+		b.pods = append(b.pods, p)
+	}
+	b.client = b.pods[0]
+	began := time.Now()
+	if b.api != nil {
+		for v, p := range b.pods {
+			b.api.add(p, viewOf(v))
+		}
+	}
+	if err := b.led(ctx, 0); err != nil {
+		return errors.Join(err, r.memory(b))
+	}
+	if b.api != nil {
+		at := time.Now()
+		r.add("pods known at the API server to all of them led by their own view", at.Sub(began), 0)
+		r.add("of it: after the server has handed over its last response", at.Sub(b.server.lastSent()), 2*time.Second)
+	}
+	return nil
+}
+
+// led waits until every pod is led by its view, after n changes of its route.
+func (b *bed) led(ctx context.Context, n int) error {
+	for v, p := range b.pods {
+		if err := until(ctx, fmt.Sprintf("pod %s led by its view", p.Name), 5*time.Millisecond, func() error {
+			want := statusOf(v, n)
+			got, _, err := b.ask(ctx, p, steady, statusPath)
+			if err == nil && got != want {
+				err = fmt.Errorf("status %d, want %d", got, want)
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // memory of the helper, when it has settled, and of the maps.
@@ -150,7 +219,7 @@ func (r *result) endpointChanges(ctx context.Context, b *bed) error {
 		var at time.Time
 		if err := until(ctx, "an endpoint that changed", time.Millisecond, func() error {
 			var ok bool
-			if at, ok = b.watch.came(to, 1); !ok {
+			if at, ok = b.watch.came(to, b.copies()); !ok {
 				return errors.New("it is not in the maps")
 			}
 			return nil
@@ -167,46 +236,59 @@ func (r *result) endpointChanges(ctx context.Context, b *bed) error {
 	return errors.Join(<-watched, r.cpu(b, before, len(changes)))
 }
 
-// routeChanges has one virtual host answer a path with another status.
+// routeChanges has one virtual host of each view answer a path with another status.
 func (r *result) routeChanges(ctx context.Context, b *bed) error {
-	rc := b.world.routes(http.StatusTeapot)
+	rc := b.world.routes(0)
 	since, err := b.usage()
 	if err != nil {
 		return err
 	}
 	var changes []change
-	for n := range r.opts.singles {
+	for n := 1; n <= r.opts.singles; n++ {
 		if err := alone(ctx); err != nil {
 			return err
 		}
-		status := 400 + n%100
 		before, err := b.watch.word()
 		if err != nil {
 			return err
 		}
-		began := time.Now()
-		if err := b.update(resourcev3.RouteType, routesName, withStatus(rc, status)); err != nil {
-			return err
+		next := make([]resource, len(b.pods))
+		for v := range next {
+			next[v] = withStatus(rc, statusOf(v, n))
 		}
-		var at time.Time
-		if err := until(ctx, "a route that changed", look, func() error {
-			now, err := b.watch.word()
-			if err == nil && now.generation == before.generation {
-				err = errors.New("no generation with it has been published")
+		began := time.Now()
+		for v, to := range next {
+			if err := b.server.cache(viewOf(v), resourcev3.RouteType).UpdateResource(routesName, to); err != nil {
+				return err
 			}
+		}
+		at, err := b.published(ctx, before)
+		if err == nil {
+			err = b.led(ctx, n)
+		}
+		if err != nil {
+			return fmt.Errorf("route change %d: %w", n, err)
+		}
+		if len(b.pods) > 1 { // there may have been several publications: the last request tells
 			at = time.Now()
-			return err
-		}); err != nil {
-			return err
 		}
 		changes = append(changes, change{at.Sub(began), at.Sub(b.server.lastSent())})
-		got, _, err := b.ask(ctx, b.client, steady, statusPath)
-		if err != nil || got != status {
-			return fmt.Errorf("a request after route change %d: status %d, want %d: %w", n, got, status, err)
-		}
 	}
 	r.addChanges("one route change", changes, 100*time.Millisecond)
 	return r.cpu(b, since, len(changes))
+}
+
+// published waits for a generation after before, and returns when it was there.
+func (b *bed) published(ctx context.Context, before stateWord) (at time.Time, err error) {
+	err = until(ctx, "a publication", look, func() error {
+		now, err := b.watch.word()
+		if err == nil && now.generation == before.generation {
+			err = errors.New("the generation is the same")
+		}
+		at = time.Now()
+		return err
+	})
+	return at, err
 }
 
 // cpu enters what the helper used for each of n things, and how long its threads waited for a CPU.
@@ -219,6 +301,9 @@ func (r *result) cpu(b *bed, since usage, n int) error {
 		ms((now.cpu-since.cpu)/time.Duration(n)), ms((now.waited-since.waited)/time.Duration(n)))
 	return nil
 }
+
+// copies is how often an endpoint is in the maps: once for each view that has it.
+func (b *bed) copies() int { return len(b.pods) }
 
 // update gives every view another version of a resource.
 func (b *bed) update(typeURL, name string, to resource) error {
@@ -267,7 +352,7 @@ func (r *result) stream(ctx context.Context, b *bed) error {
 		var at time.Time
 		if err := until(ctx, fmt.Sprintf("change %d of %d", n, total), time.Millisecond, func() error {
 			var ok bool
-			if at, ok = b.watch.came(changedAddr(n), 1); !ok {
+			if at, ok = b.watch.came(changedAddr(n), b.copies()); !ok {
 				return errors.New("it is not in the maps")
 			}
 			return nil
@@ -336,7 +421,7 @@ func (b *bed) follows(ctx context.Context) error {
 		return err
 	}
 	err := until(ctx, "a change after a reconnect", time.Millisecond, func() error {
-		if _, ok := b.watch.came(to, 1); !ok {
+		if _, ok := b.watch.came(to, b.copies()); !ok {
 			return errors.New("it is not in the maps")
 		}
 		return nil

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,14 +11,18 @@ import (
 
 // A small mesh: that the command works, and nothing of what it looks at has broken. `make scale` measures a large one.
 func TestSmall(t *testing.T) {
-	o := options{services: 100, scopes: 1, singles: 3, rate: 50, lasting: time.Second}
-	if err := o.check(); err != nil {
-		t.Fatal(err)
-	}
-	r := measure(t.Context(), o)
-	t.Log(r.text())
-	if r.err != nil {
-		t.Error(r.err)
+	for _, scopes := range []int{1, 3} {
+		t.Run(fmt.Sprint(scopes), func(t *testing.T) {
+			o := options{services: 100, scopes: scopes, singles: 3, rate: 50, lasting: time.Second}
+			if err := o.check(); err != nil {
+				t.Fatal(err)
+			}
+			r := measure(t.Context(), o)
+			t.Log(r.text())
+			if r.err != nil {
+				t.Error(r.err)
+			}
+		})
 	}
 }
 
