@@ -138,7 +138,7 @@ func markdown(all []*result, command string) string {
 whose routes are one RouteConfiguration with a virtual host for each service, and a cluster with ten endpoints for each.
 All times end at what the pinned maps hold (looked at every 0.2 ms), and what came is looked at: by a request of the
 pod after each single change, and in the maps after all changes. Times from the server's response leave out what the
-server itself takes to work out what has changed, on the same CPUs.
+server itself takes to work out what has changed, on the same CPUs. What is not met, and why: [LIMITS.md](LIMITS.md).
 `)
 	for _, r := range all {
 		fmt.Fprintf(&b, "\n## %s\n\nIn %.0f s.\n\n| what | measured | target | |\n|---|--:|--:|---|\n", r.title(), r.elapsed.Seconds())
