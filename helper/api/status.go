@@ -104,7 +104,9 @@ func (v *verdicts) first(one mesh.Verdict) bool {
 
 func (v *verdicts) ofScope(s *scopes.ScopeStatus) {
 	for _, r := range s.Config.Resources {
-		v.unenforced(r.Verdicts)
+		if r.State != snapshot.Unused { // nothing is served without what such a one asks for
+			v.unenforced(r.Verdicts)
+		}
 	}
 	v.problems(s.Xds.Problems)
 	v.problems(s.Config.Problems)

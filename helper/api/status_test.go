@@ -45,6 +45,9 @@ func TestStatusOf(t *testing.T) {
 						verdict("b", mesh.Enforced), verdict("b", mesh.Default), verdict("b", mesh.UnsupportedCondition),
 						verdict("b", mesh.UnsupportedAction), verdict("b", mesh.Invalid),
 					},
+				}, {
+					Type: "Cluster", Name: "c", Source: "cds.yaml", Version: "1", State: snapshot.Unused,
+					Verdicts: []mesh.Verdict{verdict("c", mesh.UnsupportedCondition), verdict("c", mesh.UnsupportedAction)},
 				}},
 				Problems: []mesh.Verdict{verdict("a", mesh.Invalid), verdict("b", mesh.Invalid)},
 			}}},
@@ -64,7 +67,10 @@ func TestStatusOf(t *testing.T) {
 		},
 		Config: &apiv1.Config{
 			Version: 5, Published: 4, PublishError: "full", Holding: "waits",
-			Resources: []*apiv1.Resource{{Type: "Listener", Name: "b", Source: "lds.yaml", Version: "1", State: "live"}},
+			Resources: []*apiv1.Resource{
+				{Type: "Listener", Name: "b", Source: "lds.yaml", Version: "1", State: "live"},
+				{Type: "Cluster", Name: "c", Source: "cds.yaml", Version: "1", State: "unused"},
+			},
 		},
 		Verdicts: []*apiv1.Verdict{shown("b", "unsupported-condition"), shown("b", "not-enforced")},
 		Problems: []*apiv1.Verdict{shown("a", "invalid"), shown("b", "invalid")},

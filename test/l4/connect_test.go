@@ -111,6 +111,42 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestToItself: where a pod may reach nothing that is not known, it still reaches itself, and nobody else that way.
+func TestToItself(t *testing.T) {
+	b := newBed(t)
+	s := b.servers(wire.TCP, "server", 1)
+	client := b.pod("client", true)
+	for _, addr := range []string{":8080", "127.0.0.1:8081", "[::1]:8081"} {
+		if _, _, err := client.Listen(b.ctx, wire.Listen{Network: wire.TCP, Addr: addr, Name: "client"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := service{&mesh.Service{Name: "rest", Clusters: []mesh.WeightedCluster{{Cluster: "none", Weight: 1}}},
+		[]*mesh.Cluster{{Name: "none", Kind: mesh.Blackhole}}}
+	for _, prefix := range []string{"0.0.0.0/0", "::/0"} {
+		all.Frontends = append(all.Frontends, mesh.Frontend{Prefix: netip.MustParsePrefix(prefix), Protocol: mesh.TCP})
+	}
+	b.publish(all)
+	for addr, want := range map[string]string{
+		"127.0.0.1:8081": "client", "127.1.2.3:8080": "client", "0.0.0.0:8080": "client",
+		"[::1]:8081": "client", "[::]:8080": "client",
+		netip.AddrPortFrom(client.IP4, 8080).String(): "client", netip.AddrPortFrom(client.IP6, 8080).String(): "client",
+		s[0].v4.String(): "", s[0].v6.String(): "", "126.255.255.255:8080": "", "128.0.0.1:8080": "", "[::2]:8080": "",
+	} {
+		res := b.dial(client, wire.Dial{Network: wire.TCP, Addr: addr})
+		if refused := res.Errno == "ECONNREFUSED"; res.Server != want || refused != (want == "") {
+			t.Errorf("%s: got %+v, want server %q", addr, res, want)
+		}
+	}
+	if got := b.refused("rest")["blackhole"]; got != 5 {
+		t.Errorf("%d connections were refused, want 5: %v", got, b.refused("rest"))
+	}
+	// It is reached as ever.
+	if res := b.dial(s[0].pod, wire.Dial{Network: wire.TCP, Addr: netip.AddrPortFrom(client.IP4, 8080).String()}); res.Server != "client" {
+		t.Errorf("from another pod: %+v", res)
+	}
+}
+
 // TestLookupOrder: the exact address first, then the longest prefix with the port,
 // then the longest prefix with any port, then nothing: passed.
 func TestLookupOrder(t *testing.T) {
