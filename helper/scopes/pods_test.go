@@ -94,6 +94,22 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// An account is a pod's that is known, or that of a scope which a pod has of which nothing
+// else is known; the scope of a whole namespace is nobody's.
+func TestAccounts(t *testing.T) {
+	has := map[mesh.ScopeKey]bool{{Namespace: "b", ServiceAccount: "y", Labels: "k=v"}: true, {Namespace: "c"}: true}
+	known := []Pod{
+		{Scope: mesh.ScopeKey{Namespace: "a", ServiceAccount: "z"}}, {Scope: mesh.ScopeKey{Namespace: "a", ServiceAccount: "x", Labels: "k=v"}},
+		{Scope: mesh.ScopeKey{Namespace: "a", ServiceAccount: "x"}},
+	}
+	if got, want := accounts(known, has), (map[string][]string{"a": {"x", "z"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got, want := accounts(append(known, Pod{Unknown: true}), has), (map[string][]string{"a": {"x", "z"}, "b": {"y"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("with one of which nothing is known: %v, want %v", got, want)
+	}
+}
+
 func TestState(t *testing.T) {
 	dir := t.TempDir()
 	if keys, err := loadKeys(dir); keys != nil || err != nil {

@@ -221,7 +221,8 @@ func (m *Manager) round(ctx context.Context) {
 		m.seen(nil, "")
 		return
 	}
-	m.opts.Accounts(accounts(pods))
+	has, _ := m.used(pods)
+	m.opts.Accounts(accounts(pods, has))
 	wanted := make(map[mesh.ScopeKey]bool)
 	for _, p := range pods {
 		if !p.Unknown {
@@ -249,13 +250,24 @@ func (m *Manager) round(ctx context.Context) {
 	m.all.poke()
 }
 
-// accounts are the service accounts of pods by namespace.
-func accounts(pods []Pod) map[string][]string {
+// accounts are the service accounts of pods by namespace: of those that they ask for scopes
+// with, and of the scopes that they have, which is all that is known of a pod before the API
+// server has spoken.
+func accounts(pods []Pod, has map[mesh.ScopeKey]bool) map[string][]string {
 	out := make(map[string][]string)
-	for _, p := range pods {
-		if sa := p.Scope.ServiceAccount; !p.Unknown && !slices.Contains(out[p.Scope.Namespace], sa) {
-			out[p.Scope.Namespace] = append(out[p.Scope.Namespace], sa)
+	add := func(k mesh.ScopeKey) {
+		if k.ServiceAccount != "" && !slices.Contains(out[k.Namespace], k.ServiceAccount) {
+			out[k.Namespace] = append(out[k.Namespace], k.ServiceAccount)
 		}
+	}
+	for _, p := range pods {
+		if p.Unknown {
+			for k := range has {
+				add(k)
+			}
+			continue
+		}
+		add(p.Scope)
 	}
 	for _, list := range out {
 		slices.Sort(list)
