@@ -119,7 +119,8 @@ func TestLive(t *testing.T) {
 	if found.any() {
 		return
 	}
-	if n.routed.Load() < n.pairs.Load()/2 || n.forwarded.Load() < n.pairs.Load()/6 || n.pinned.Load() < n.pairs.Load()/200 {
+	// Of 60 worlds some send most of their requests nowhere: one run in some hundred forwards a sixth only.
+	if n.routed.Load() < n.pairs.Load()/2 || n.forwarded.Load() < n.pairs.Load()/20 || n.pinned.Load() < n.pairs.Load()/200 {
 		t.Error("too few are routed, forwarded or pinned to say anything")
 	}
 	if n.slow.Load() > n.pairs.Load()/100 || n.over.Load()*perWorld > n.pairs.Load()/100 {
