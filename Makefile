@@ -21,6 +21,9 @@ export BPF2GO_STRIP := llvm-strip-$(CLANG)
 # spend their time in the kernel and in child processes, which the detector does not see.
 RACE := ^kmesh/(helper/(mesh|xds|identity|translate|snapshot|lastgood|balance|probe|api)|cni/(optin|entry)|install)(/|$$)
 
+# Packages whose tests make no node, no programs and no maps: several at once do not disturb each other.
+TOGETHER := ^kmesh/(helper/(head|explain|routediff|resolve|kmeshctl|scopes|controller|pods)|manifests|test/house)(/|$$)
+
 # The longest that one package's tests may take.
 TIMEOUT := 10m
 
@@ -113,9 +116,10 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 	packages=$$($(GO) list ./... | grep -Ev '^kmesh/test/(e2e|istiod)$$') # those are make e2e's and make istiod's
 	status=0
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$(grep -E '$(RACE)' <<<"$$packages") || status=1
+	$(GO) test -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)' <<<"$$packages" | grep -E '$(TOGETHER)') || status=1
 	# One package at a time: each makes nodes, and looks for what they left on a machine that is busy enough.
 	# Never from the cache: these depend on the kernel and on bin/, which the go command does not see.
-	$(GO) test -p 1 -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)' <<<"$$packages") || status=1
+	$(GO) test -p 1 -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)|$(TOGETHER)' <<<"$$packages") || status=1
 	# A module of its own: Helm and kustomize are not among ours.
 	(cd test/manifests && $(GO) test -count=1 -timeout $(TIMEOUT) ./...) || status=1
 	exit $$status
