@@ -119,8 +119,9 @@ func TestLive(t *testing.T) {
 	if found.any() {
 		return
 	}
-	// Of 60 worlds some send most of their requests nowhere: one run in some hundred forwards a sixth only.
-	if n.routed.Load() < n.pairs.Load()/2 || n.forwarded.Load() < n.pairs.Load()/20 || n.pinned.Load() < n.pairs.Load()/200 {
+	// 12 runs of 3,000 pairs forwarded 489 to 645, 575 on average with a deviation of 43: an eighth is more than four
+	// deviations below.
+	if n.routed.Load() < n.pairs.Load()/2 || n.forwarded.Load() < n.pairs.Load()/8 || n.pinned.Load() < n.pairs.Load()/200 {
 		t.Error("too few are routed, forwarded or pinned to say anything")
 	}
 	if n.slow.Load() > n.pairs.Load()/100 || n.over.Load()*perWorld > n.pairs.Load()/100 {
