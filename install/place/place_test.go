@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -291,5 +292,36 @@ func TestCopyOverARunningProgram(t *testing.T) {
 	}
 	if err := p.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("the running one: %v", err)
+	}
+}
+
+// A program can be run as soon as it is in place, whatever else this process starts meanwhile: a child that came to be while the file was written would
+// have it open for writing until its own exec.
+func TestCopiedProgramIsNotBusy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "true")
+	done := make(chan struct{})
+	var others sync.WaitGroup
+	for range 8 {
+		others.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					_ = exec.Command("/bin/true").Run()
+				}
+			}
+		})
+	}
+	defer others.Wait()
+	defer close(done)
+	var d Disk
+	for i := range 60 {
+		if err := d.Copy("/bin/true", path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := exec.Command(path).Run(); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
 	}
 }

@@ -20,8 +20,13 @@ import (
 func tempName(dir string) string { return filepath.Join(dir, tempPrefix+rand.Text()[:10]+tempSuffix) }
 
 // temp writes a whole file beside where it is to be, and on the disk. Nothing is left of it when that fails.
+//
+// This process starts no child while the file is open: a child has it open for writing, too, until its own exec, and whoever runs a plugin in that moment
+// gets "text file busy" (which libcni means to retry, and cannot: a command runs once).
 func (d Disk) temp(dir string, data io.Reader, finish func(*os.File) error) (string, error) {
 	path := tempName(dir)
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	var f *os.File
 	err := d.step(StepCreate, path, func() (err error) {
 		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
