@@ -151,13 +151,14 @@ istiod: ## a Kmesh node against a real istiod and API server inside this machine
 	echo "make istiod: all its parts are there after $$((SECONDS - began)) s"
 	$(GO) test -count=1 -v -timeout 30m ./test/istiod
 
-# How long each fuzzer runs.
+# How long each fuzzer runs, and those of translation and of the file source.
 FUZZTIME ?= 30s
+FUZZLONG ?= 30s
 
 .PHONY: fuzz
 fuzz: ## every fuzzer for FUZZTIME (30s); what one finds belongs into testdata, as a seed with a name
 	@$(need) $(GO) golang-go
-	.ci/fuzz $(GO) $(FUZZTIME)
+	.ci/fuzz $(GO) $(FUZZTIME) $(FUZZLONG)
 
 .PHONY: demo
 demo: build ## a node inside this machine, real traffic, in under a minute (as root)

@@ -55,7 +55,7 @@ func TestBench(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	out, kept := filepath.Join(t.TempDir(), "sub", "result.json"), filepath.Join(t.TempDir(), "kept.md")
-	cmd := exec.CommandContext(ctx, program(t), "-duration", "1s", "-rounds", "1", "-repeats", "0", "-noise", "1000", "-adds", "2", "-connects", "50", "-o", out, "-table", kept)
+	cmd := exec.CommandContext(ctx, program(t), "-cold", "-duration", "1s", "-rounds", "1", "-repeats", "0", "-noise", "1000", "-adds", "2", "-connects", "50", "-o", out, "-table", kept)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	var table, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &table, &said

@@ -37,6 +37,7 @@ type settings struct {
 	Adds     int           `json:"adds"`
 	Connects int           `json:"connects"`
 	Pin      string        `json:"pin"`
+	Cold     bool          `json:"cold,omitempty"` // no warm-up before the rounds
 	Run      string        `json:"run,omitempty"`
 }
 
@@ -96,6 +97,7 @@ func run(ctx context.Context, args []string) error {
 	fs.IntVar(&s.Adds, "adds", s.Adds, "CNI ADDs of each kind")
 	fs.IntVar(&s.Connects, "connects", s.Connects, "connect() calls in a measurement")
 	fs.StringVar(&s.Pin, "pin", s.Pin, "where processes run: none (anywhere), halves (clients' pods on one half of the processors, servers' on the other), one (all on one)")
+	fs.BoolVar(&s.Cold, "cold", s.Cold, "no warm-up before the rounds: whoever wants to know whether it works, not how fast")
 	fs.StringVar(&s.Run, "run", "", "only the workloads whose key matches this `regexp`; adds is CNI ADD, packets what packets cost")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -163,7 +165,11 @@ func measureAll(ctx context.Context, s settings, chosen func(key string) bool, b
 			measured += float64(time.Since(began).Microseconds()) * float64(r.Machine.CPUs)
 			return got, err
 		}
-		for _, v := range append([]string{direct}, w.others...) { // warm-up, not counted
+		warmUp := append([]string{direct}, w.others...) // not counted
+		if s.Cold {
+			warmUp = nil
+		}
+		for _, v := range warmUp {
 			if _, err := measure(ctx, v); err != nil {
 				return r, fmt.Errorf("%s: %s: %w", w.What, v, err)
 			}
