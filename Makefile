@@ -9,6 +9,10 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 GO ?= go
+# One way to compile for everything that is built, tested and checked here, so that what k8s.io and Envoy's types take is
+# compiled once. Only the race detector needs cgo.
+export CGO_ENABLED := 0
+export GOFLAGS := $(GOFLAGS) -trimpath
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
@@ -38,7 +42,7 @@ build: ## the binaries, in bin/ (needs only Go)
 	@$(need) $(GO) golang-go
 	mkdir -p bin
 	for main in cni/kmesh-cni helper/kmesh-helper helper/kmeshctl install/kmesh-install install/kmesh-cni-stub; do
-		CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./$$main
+		$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./$$main
 	done
 
 # The image's name, as the manifests have it.
@@ -115,7 +119,8 @@ test: build ## every test, as root: it loads programs, makes network namespaces 
 	test/containerd/setup.sh
 	packages=$$($(GO) list ./... | grep -Ev '^kmesh/test/(e2e|istiod)$$') # those are make e2e's and make istiod's
 	status=0
-	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$(grep -E '$(RACE)' <<<"$$packages") || status=1
+	# From the end of the alphabet: install takes longest, and waits most of it.
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$(grep -E '$(RACE)' <<<"$$packages" | sort -r) || status=1
 	$(GO) test -count=1 -timeout $(TIMEOUT) $$(grep -Ev '$(RACE)' <<<"$$packages" | grep -E '$(TOGETHER)') || status=1
 	# One package at a time: each makes nodes, and looks for what they left on a machine that is busy enough.
 	# Never from the cache: these depend on the kernel and on bin/, which the go command does not see.
@@ -166,7 +171,7 @@ demo: build ## a node inside this machine, real traffic, in under a minute (as r
 		echo 'make demo: needs root (programs, network namespaces, cgroups): sudo make demo' >&2
 		exit 1
 	fi
-	$(GO) build -trimpath -o bin/demo ./test/demo
+	$(GO) build -o bin/demo ./test/demo
 	exec bin/demo
 
 .PHONY: fault
@@ -178,7 +183,7 @@ fault: build ## the fault matrix, with figures, into test/fault/RESULTS.md (as r
 	$(need) ip iproute2
 	$(need) unshare util-linux
 	test/containerd/setup.sh
-	$(GO) build -trimpath -o bin/fault ./test/fault
+	$(GO) build -o bin/fault ./test/fault
 	exec bin/fault -o test/fault/RESULTS.md
 
 # How many views of the mesh pods have: one for all, then one for each of so many pods.
@@ -192,7 +197,7 @@ scale: ## 10,000 services and 100,000 endpoints from a real ADS server, with fig
 	fi
 	$(need) $(GO) golang-go
 	$(need) ip iproute2
-	$(GO) build -trimpath -o bin/scale ./test/scale
+	$(GO) build -o bin/scale ./test/scale
 	exec bin/scale -scopes '$(SCOPES)' -o test/scale/RESULTS.md
 
 # How long the measuring takes: quick (about 7 minutes) or full (under 30).
@@ -207,7 +212,7 @@ bench: build ## what Kmesh costs, beside direct and HAProxy x2: BENCH=quick (def
 	fi
 	$(need) wrk wrk
 	$(need) haproxy haproxy
-	$(GO) build -trimpath -o bin/bench ./test/bench
+	$(GO) build -o bin/bench ./test/bench
 	exec bin/bench -bin bin -o bin/bench.json
 
 # Another kernel, to load and run everything on: Debian's package of it.
@@ -220,7 +225,7 @@ ARCH ?= amd64
 vm: ## load every program, and route requests, on Linux 6.1 in an emulated machine (KERNEL=6.12, ARCH=arm64)
 	@$(need) $(GO) golang-go
 	$(need) dpkg-deb dpkg
-	$(GO) build -trimpath -o bin/vm ./test/vm
+	$(GO) build -o bin/vm ./test/vm
 	exec bin/vm -kernel '$(KERNEL)' -arch '$(ARCH)'
 
 .PHONY: programs
@@ -230,7 +235,7 @@ programs: ## measure what every program costs the verifier, here and on Linux 6.
 		exit 1
 	fi
 	$(need) $(GO) golang-go
-	$(GO) build -trimpath -o bin/vm ./test/vm
+	$(GO) build -o bin/vm ./test/vm
 	exec bin/vm -kernel '$(KERNEL)' -traffic=false -table bpf/PROGRAMS.md
 
 .PHONY: clean

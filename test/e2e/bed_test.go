@@ -84,12 +84,16 @@ func (b *bed) get(p *core.Pod) *core.Pod {
 // until asks every 50 ms until the answer is nil; the test ends with the last one when the time is over.
 func (b *bed) until(limit time.Duration, what string, ask func() error) {
 	b.Helper()
+	began := time.Now()
 	deadline := time.After(limit)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		last := ask()
 		if last == nil {
+			if took := time.Since(began); took > 10*time.Second {
+				b.Logf("%s: for %s", what, took.Round(time.Second))
+			}
 			return
 		}
 		select {
