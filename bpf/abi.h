@@ -17,7 +17,7 @@
 
 #include "abi_http.h"
 
-#define KM_ABI 3
+#define KM_ABI 4
 
 /*
  * Weighted clusters of one service. The draw walks them, so the bound keeps the
@@ -115,10 +115,32 @@ struct extent {
 struct cluster {
 	__u8 kind;
 	__u8 policy;
-	__u16 max_requests; /* of one leg; 0: no limit */
-	__u32 turn;         /* round robin's counter, advanced by the programs */
+	__u16 max_requests;    /* of one leg; 0: no limit */
+	__u32 turn;            /* round robin's counter, advanced by the programs */
+	__u32 max_connections; /* of one pod; KM_NO_LIMIT */
 	struct extent v4;
 	struct extent v6;
+};
+
+#define KM_NO_LIMIT 0xffffffff
+
+/* A pod's connections to a cluster that bounds them (limit.h). */
+struct connections_key {
+	__u64 pod; /* netns cookie */
+	__u32 cluster;
+	__u32 pad;
+};
+
+/* Sockets that began to connect in one period of KM_CLAIM_SHIFT, and have not sent a SYN yet. */
+struct claims {
+	__u32 at;
+	__u32 n;
+};
+
+struct connections {
+	struct bpf_spin_lock lock;
+	__u32 open;
+	struct claims claims[2]; /* of even and of odd periods */
 };
 
 /*
@@ -166,6 +188,7 @@ enum reason {
 	KM_REASON_BLACKHOLE = 3,   /* the cluster is one on purpose */
 	KM_REASON_TLS = 4,         /* the cluster demands TLS origination */
 	KM_REASON_INCOMPLETE = 5,  /* the maps name something they do not hold */
+	KM_REASON_OVERFLOW = 6,    /* the pod has as many connections as the cluster allows */
 };
 
 struct refusal_key {
@@ -203,14 +226,16 @@ struct stamp {
 	__u32 cluster;
 	__u32 endpoint;
 	struct flow_ref flow; /* KM_STAMP_HTTP */
-	__u32 pad;
-	__u64 settled_sent; /* bytes already added to km_stats */
+	__u32 claimed;        /* when: KM_STAMP_CLAIMED */
+	__u64 settled_sent;   /* bytes already added to km_stats */
 	__u64 settled_received;
 };
 
-#define KM_STAMP_COUNTED 1 /* in km_active of its endpoint */
-#define KM_STAMP_OPEN 2    /* handshake done */
-#define KM_STAMP_HTTP 4    /* routed on the interface: cluster and endpoint are 0 */
+#define KM_STAMP_COUNTED 1  /* in km_active of its endpoint */
+#define KM_STAMP_OPEN 2     /* handshake done */
+#define KM_STAMP_HTTP 4     /* routed on the interface: cluster and endpoint are 0 */
+#define KM_STAMP_CLAIMED 8  /* among the claims of km_connections */
+#define KM_STAMP_LIMITED 16 /* counted there as open */
 
 /* One association of an unconnected UDP socket. */
 struct udp_peer {
@@ -232,6 +257,7 @@ struct udp_peers {
 
 /* One record of the socket iterator. */
 struct socket_record {
+	__u64 pod; /* netns cookie */
 	__u32 service;
 	__u32 cluster;
 	__u32 endpoint;

@@ -14,13 +14,35 @@ import (
 )
 
 type abiCluster struct {
-	_           structs.HostLayout
-	Kind        uint8
-	Policy      uint8
-	MaxRequests uint16
-	Turn        uint32
-	V4          abiExtent
-	V6          abiExtent
+	_              structs.HostLayout
+	Kind           uint8
+	Policy         uint8
+	MaxRequests    uint16
+	Turn           uint32
+	MaxConnections uint32
+	V4             abiExtent
+	V6             abiExtent
+}
+
+type abiConnections struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Open   uint32
+	Claims [2]struct {
+		_  structs.HostLayout
+		At uint32
+		N  uint32
+	}
+}
+
+type abiConnectionsKey struct {
+	_       structs.HostLayout
+	Pod     uint64
+	Cluster uint32
+	Pad     uint32
 }
 
 type abiEndpoint struct {
@@ -317,6 +339,8 @@ type abiLimits struct {
 	Published   uint32
 	_           [4]byte
 	MarkedUntil uint64
+	Limited     uint32
+	Pad         uint32
 }
 
 type abiLongHostKey struct {
@@ -423,6 +447,7 @@ const (
 	abiReasonKM_REASON_BLACKHOLE   abiReason = 3
 	abiReasonKM_REASON_TLS         abiReason = 4
 	abiReasonKM_REASON_INCOMPLETE  abiReason = 5
+	abiReasonKM_REASON_OVERFLOW    abiReason = 6
 )
 
 type abiRefusalKey struct {
@@ -516,6 +541,7 @@ type abiSlot struct {
 
 type abiSocketRecord struct {
 	_        structs.HostLayout
+	Pod      uint64
 	Service  uint32
 	Cluster  uint32
 	Endpoint uint32
@@ -534,7 +560,7 @@ type abiStamp struct {
 	Cluster         uint32
 	Endpoint        uint32
 	Flow            abiFlowRef
-	Pad             uint32
+	Claimed         uint32
 	_               [4]byte
 	SettledSent     uint64
 	SettledReceived uint64
@@ -637,6 +663,7 @@ type abiVhost struct {
 const (
 	abiMapKmActive            = "km_active"
 	abiMapKmClusters          = "km_clusters"
+	abiMapKmConnections       = "km_connections"
 	abiMapKmEnded             = "km_ended"
 	abiMapKmEndpoints         = "km_endpoints"
 	abiMapKmEvents            = "km_events"
@@ -748,6 +775,7 @@ type abiProgramSpecs struct {
 type abiMapSpecs struct {
 	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
 	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections       *ebpf.MapSpec `ebpf:"km_connections"`
 	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
@@ -837,6 +865,7 @@ func (o *abiObjects) Close() error {
 type abiMaps struct {
 	KmActive            *ebpf.Map `ebpf:"km_active"`
 	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections       *ebpf.Map `ebpf:"km_connections"`
 	KmEnded             *ebpf.Map `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.Map `ebpf:"km_events"`
@@ -885,6 +914,7 @@ func (m *abiMaps) Close() error {
 	return _AbiClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEnded,
 		m.KmEndpoints,
 		m.KmEvents,

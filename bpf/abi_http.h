@@ -129,6 +129,7 @@ struct route {
 
 /* A prepared answer, made of parts. Ids below KM_REPLY_FIRST are statuses. */
 #define KM_REPLY_FIRST 1024
+#define KM_REPLY_OVERFLOW 1 /* 503: the cluster allows no further connection */
 #define KM_REPLY_PARTS 8
 #define KM_REPLY_TEXT 4864 /* a direct response's body of 4,096 bytes, and its head */
 
@@ -230,12 +231,13 @@ struct leg {
 };
 
 #define KM_LEG_TIMESTAMPS 1
-#define KM_LEG_SERVED 2   /* a request was sent to it */
-#define KM_LEG_UNSCALED 8 /* its endpoint does not scale windows, so ours are not scaled for it */
-#define KM_LEG_SELF 16    /* the endpoint is the pod itself: the leg comes from the VIP */
-#define KM_LEG_WORN 32    /* it has served as many requests as its cluster allows */
-#define KM_LEG_CLOSING 4  /* its endpoint has ended; the client was not told */
-#define KM_LEG_COUNTED 64 /* its requests are counted in km_active while they run */
+#define KM_LEG_SERVED 2    /* a request was sent to it */
+#define KM_LEG_UNSCALED 8  /* its endpoint does not scale windows, so ours are not scaled for it */
+#define KM_LEG_SELF 16     /* the endpoint is the pod itself: the leg comes from the VIP */
+#define KM_LEG_WORN 32     /* it has served as many requests as its cluster allows */
+#define KM_LEG_CLOSING 4   /* its endpoint has ended; the client was not told */
+#define KM_LEG_COUNTED 64  /* its requests are counted in km_active while they run */
+#define KM_LEG_LIMITED 128 /* it is counted in km_connections, for its cluster */
 
 enum frame_kind {
 	KM_FRAME_HEAD = 0,   /* a head begins or goes on at pos */
@@ -364,6 +366,7 @@ struct flow {
 #define KM_FLOW_IDLE 4096      /* no current leg */
 #define KM_FLOW_SENT 8192      /* what hold has was sent; it waits for the endpoint's ACK */
 #define KM_FLOW_RESPONSE 16384 /* hold has the beginning of a response's head */
+#define KM_FLOW_LIMITED 32768  /* some leg is, or was, counted in km_connections */
 
 /* Requests served: what istio_requests_total counts. */
 struct request_key {
@@ -406,6 +409,8 @@ struct limits {
 	__u32 shared;       /* sockets of some pod may have ports of legs for themselves */
 	__u32 published;    /* grows with each publication; 0: what is looked up is not kept */
 	__u64 marked_until; /* ns: no endpoint is marked any longer */
+	__u32 limited;      /* some cluster bounds its connections, or did */
+	__u32 pad;
 };
 
 #endif

@@ -10,6 +10,7 @@
 #include "bounce.h"
 #include "framing.h"
 #include "reply.h"
+#include "room.h"
 
 /* What is to become of a packet; other values are TC's own verdicts. */
 #define GO_FORWARD 100 /* to the current leg */
@@ -24,18 +25,13 @@
 /* Pipelined requests that may wait for responses: bits of flow.heads. */
 #define KM_MAX_PENDING 30
 
-static __always_inline bool has_leg(struct flow *f)
-{
-	return !(f->flags & KM_FLOW_IDLE) && leg_at(f, f->leg)->state == KM_LEG_OPEN;
-}
-
 /* A leg whose endpoint has ended takes no request any more. */
 static __always_inline void drop_closing(struct flow *f)
 {
 	struct leg *leg = leg_at(f, f->leg);
 
 	if (has_leg(f) && leg->flags & KM_LEG_CLOSING && !f->pending) {
-		leg->state = KM_LEG_DEAD; /* its next packet is answered by RST */
+		end_leg(f, leg); /* its next packet is answered by RST */
 		f->flags |= KM_FLOW_IDLE;
 		count_event(KM_EVENT_HIDDEN_END);
 	}
@@ -125,18 +121,6 @@ __noinline int kill_flow(struct __sk_buff *skb, struct packet *p, struct flow *f
 	return bounce(skb, p, f, TCP_RST | TCP_ACK, seq, ack);
 }
 
-/* A leg number for a new leg: one that is free, else another than the current one. */
-static __always_inline __u32 free_leg(struct flow *f)
-{
-	for (__u32 i = 0; i < KM_LEGS; i++)
-		if (f->legs[i].state == KM_LEG_NONE)
-			return i;
-	for (__u32 i = 0; i < KM_LEGS; i++)
-		if (f->legs[i].state == KM_LEG_DEAD && (i != f->leg || f->flags & KM_FLOW_IDLE))
-			return i;
-	return (f->leg + 1) & (KM_LEGS - 1);
-}
-
 /*
  * Opens a leg for the request of d: what there is of it (len bytes from head on, in
  * scratch) waits in the hold, if one is free; else the client will repeat it.
@@ -166,8 +150,10 @@ __noinline int open_leg(struct __sk_buff *skb, struct packet *p, struct flow *f)
 	end = head + len;
 	if (kept) {
 		begin_body(&f->request, head + d->head_len, d);
-		if (follow_body(skb, p, &f->request, p->seq, end))
+		if (follow_body(skb, p, &f->request, p->seq, end)) {
+			drop_claim(f, to);
 			return GO_KILL;
+		}
 		/* What is behind the request is not held: it is repeated. */
 		if (f->request.kind == KM_FRAME_HEAD && before(f->request.pos, end)) {
 			end = f->request.pos;
@@ -189,7 +175,6 @@ __noinline int open_leg(struct __sk_buff *skb, struct packet *p, struct flow *f)
 		f->request.pos = head;
 		return swallow();
 	}
-	leg->cluster = f->cluster;
 	f->endpoint = to->endpoint;
 	f->next_leg = i;
 	f->flags |= KM_FLOW_IDLE | KM_FLOW_REBOUND | KM_FLOW_CHOSEN;
@@ -309,7 +294,7 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 	__u32 cluster, i;
 	struct leg *leg;
 	struct work *w;
-	bool sole;
+	bool sole, stays;
 
 	if (!p || !f || !d)
 		return TCX_DROP;
@@ -349,6 +334,8 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 			__builtin_memcpy(to->addr, ep->addr, 16);
 			to->port = ep->port;
 			to->endpoint = endpoint;
+			if (cl)
+				count_choice(to, cl);
 			i = leg_to(f, to);
 		}
 	}
@@ -360,25 +347,35 @@ __noinline int bind_request(struct __sk_buff *skb, struct packet *p, struct flow
 		}
 		i = leg_to(f, to);
 	}
-	if (has_leg(f) && i == f->leg)
-		goto confirmed;
-	f->endpoint = to->endpoint;
-	if (!can_leave(f))
-		goto wait;
+	stays = has_leg(f) && i == f->leg;
+	if (!stays) {
+		f->endpoint = to->endpoint;
+		if (!can_leave(f))
+			goto wait;
+	}
 	f->cluster = cluster;
 	f->route = d->route;
-	if (i < KM_LEGS) {
-		/* Bytes before the head belong to the leg that is left. */
-		if (before(p->seq, d->head) && !f->hold)
-			return GO_PREFIX;
+	/* Bytes before the head belong to the leg that is left. */
+	if (!stays && before(p->seq, d->head) && !f->hold)
+		return GO_PREFIX;
+	if (!has_room(f, to, i)) {
+		/* What the connection has of the cluster serves, whatever was drawn. */
+		i = stays ? KM_LEGS : leg_of_cluster(f, cluster);
+		if (i == KM_LEGS) {
+			count_refusal(f->service, KM_REASON_OVERFLOW);
+			d->reply = KM_REPLY_OVERFLOW;
+			return GO_ANSWER;
+		}
+		stays = has_leg(f) && i == f->leg;
+	}
+	if (i == KM_LEGS)
+		return GO_OPEN;
+	if (!stays) {
 		count_event(KM_EVENT_SWITCH_PARKED);
 		f->rebinds++;
 		resume_leg(f, i, d->head);
 		goto forward;
 	}
-	if (before(p->seq, d->head) && !f->hold)
-		return GO_PREFIX;
-	return GO_OPEN;
 confirmed:
 	if (f->flags & KM_FLOW_FIRST)
 		count_event(KM_EVENT_CONFIRMED);

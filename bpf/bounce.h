@@ -54,7 +54,7 @@ __noinline int reset_leg(struct __sk_buff *skb, struct packet *p, struct flow *f
 	if (leg->state == KM_LEG_SYN)
 		forget_leg(f, leg);
 	else if (leg->state == KM_LEG_OPEN)
-		leg->state = KM_LEG_DEAD;
+		end_leg(f, leg);
 	return 0;
 }
 

@@ -5,8 +5,25 @@
  * connect4, connect6: the service is found and an endpoint chosen once, when the
  * application connects; the socket's storage remembers what the application meant.
  */
+#include "limit.h"
 #include "ports.h"
 #include "udp.h"
+
+/*
+ * Whether the pod may have one more connection to the cluster: then the socket has a
+ * claim. One of an attempt that failed before is given back.
+ */
+static __noinline bool claim(struct bpf_sock_addr *ctx, struct choice *c)
+{
+	struct stamp *stamp = bpf_sk_storage_get(&km_stamps, ctx->sk, NULL, 0);
+	__u64 pod = bpf_get_netns_cookie(ctx);
+
+	if (stamp && stamp->flags & KM_STAMP_CLAIMED) {
+		stamp->flags &= ~KM_STAMP_CLAIMED;
+		settle_claim(pod, stamp->cluster, stamp->claimed, false);
+	}
+	return claim_connection(pod, c->cluster, c->limit, &c->claimed);
+}
 
 /*
  * connect_to decides for dst and stamps the socket. A socket that connects anew
@@ -18,6 +35,7 @@ static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx, struc
 	struct pod *pod = this_pod(ctx);
 	struct udp_peers *peers;
 	struct stamp *stamp;
+	bool limited;
 	enum decision d;
 
 	dst->proto = governed_proto(ctx->protocol);
@@ -29,12 +47,16 @@ static __always_inline enum decision connect_to(struct bpf_sock_addr *ctx, struc
 		bpf_sk_storage_delete(&km_stamps, ctx->sk);
 		return d;
 	}
+	limited = d == DECISION_REWRITE && c->limit != KM_NO_LIMIT && dst->proto == IPPROTO_TCP;
+	if (limited && !claim(ctx, c))
+		return refuse(c->service, KM_REASON_OVERFLOW);
 	stamp = bpf_sk_storage_get(&km_stamps, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (stamp) {
 		__builtin_memcpy(stamp->addr, dst->addr, sizeof(stamp->addr));
 		stamp->port = dst->port;
 		stamp->family = dst->family;
-		stamp->flags = d == DECISION_ROUTE ? KM_STAMP_HTTP : 0;
+		stamp->flags = d == DECISION_ROUTE ? KM_STAMP_HTTP : limited ? KM_STAMP_CLAIMED : 0;
+		stamp->claimed = c->claimed;
 		stamp->flow.generation = 0;
 		stamp->service = c->service;
 		stamp->cluster = c->cluster;

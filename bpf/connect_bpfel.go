@@ -16,45 +16,46 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	connectMapKmActive     = "km_active"
-	connectMapKmClusters   = "km_clusters"
-	connectMapKmEnded      = "km_ended"
-	connectMapKmEndpoints  = "km_endpoints"
-	connectMapKmEvents     = "km_events"
-	connectMapKmFlows      = "km_flows"
-	connectMapKmFreeHolds  = "km_free_holds"
-	connectMapKmFrontends  = "km_frontends"
-	connectMapKmGuesses    = "km_guesses"
-	connectMapKmHolds      = "km_holds"
-	connectMapKmHosts      = "km_hosts"
-	connectMapKmHttp       = "km_http"
-	connectMapKmLegs       = "km_legs"
-	connectMapKmLimits     = "km_limits"
-	connectMapKmLongHosts  = "km_long_hosts"
-	connectMapKmMarks      = "km_marks"
-	connectMapKmNames      = "km_names"
-	connectMapKmOver       = "km_over"
-	connectMapKmPods       = "km_pods"
-	connectMapKmPrefixes   = "km_prefixes"
-	connectMapKmQuotas     = "km_quotas"
-	connectMapKmRefusals   = "km_refusals"
-	connectMapKmReplies    = "km_replies"
-	connectMapKmRequests   = "km_requests"
-	connectMapKmRoutes     = "km_routes"
-	connectMapKmServices   = "km_services"
-	connectMapKmShares     = "km_shares"
-	connectMapKmSlabs      = "km_slabs"
-	connectMapKmSlots      = "km_slots"
-	connectMapKmStamps     = "km_stamps"
-	connectMapKmState      = "km_state"
-	connectMapKmStats      = "km_stats"
-	connectMapKmTombstones = "km_tombstones"
-	connectMapKmTrace      = "km_trace"
-	connectMapKmTuples     = "km_tuples"
-	connectMapKmUdpPeers   = "km_udp_peers"
-	connectMapKmVhosts     = "km_vhosts"
-	connectProgConnect4    = "connect4"
-	connectProgConnect6    = "connect6"
+	connectMapKmActive      = "km_active"
+	connectMapKmClusters    = "km_clusters"
+	connectMapKmConnections = "km_connections"
+	connectMapKmEnded       = "km_ended"
+	connectMapKmEndpoints   = "km_endpoints"
+	connectMapKmEvents      = "km_events"
+	connectMapKmFlows       = "km_flows"
+	connectMapKmFreeHolds   = "km_free_holds"
+	connectMapKmFrontends   = "km_frontends"
+	connectMapKmGuesses     = "km_guesses"
+	connectMapKmHolds       = "km_holds"
+	connectMapKmHosts       = "km_hosts"
+	connectMapKmHttp        = "km_http"
+	connectMapKmLegs        = "km_legs"
+	connectMapKmLimits      = "km_limits"
+	connectMapKmLongHosts   = "km_long_hosts"
+	connectMapKmMarks       = "km_marks"
+	connectMapKmNames       = "km_names"
+	connectMapKmOver        = "km_over"
+	connectMapKmPods        = "km_pods"
+	connectMapKmPrefixes    = "km_prefixes"
+	connectMapKmQuotas      = "km_quotas"
+	connectMapKmRefusals    = "km_refusals"
+	connectMapKmReplies     = "km_replies"
+	connectMapKmRequests    = "km_requests"
+	connectMapKmRoutes      = "km_routes"
+	connectMapKmServices    = "km_services"
+	connectMapKmShares      = "km_shares"
+	connectMapKmSlabs       = "km_slabs"
+	connectMapKmSlots       = "km_slots"
+	connectMapKmStamps      = "km_stamps"
+	connectMapKmState       = "km_state"
+	connectMapKmStats       = "km_stats"
+	connectMapKmTombstones  = "km_tombstones"
+	connectMapKmTrace       = "km_trace"
+	connectMapKmTuples      = "km_tuples"
+	connectMapKmUdpPeers    = "km_udp_peers"
+	connectMapKmVhosts      = "km_vhosts"
+	connectProgConnect4     = "connect4"
+	connectProgConnect6     = "connect6"
 )
 
 // loadConnect returns the embedded CollectionSpec for connect.
@@ -107,43 +108,44 @@ type connectProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type connectMapSpecs struct {
-	KmActive     *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters   *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEnded      *ebpf.MapSpec `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.MapSpec `ebpf:"km_events"`
-	KmFlows      *ebpf.MapSpec `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.MapSpec `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.MapSpec `ebpf:"km_guesses"`
-	KmHolds      *ebpf.MapSpec `ebpf:"km_holds"`
-	KmHosts      *ebpf.MapSpec `ebpf:"km_hosts"`
-	KmHttp       *ebpf.MapSpec `ebpf:"km_http"`
-	KmLegs       *ebpf.MapSpec `ebpf:"km_legs"`
-	KmLimits     *ebpf.MapSpec `ebpf:"km_limits"`
-	KmLongHosts  *ebpf.MapSpec `ebpf:"km_long_hosts"`
-	KmMarks      *ebpf.MapSpec `ebpf:"km_marks"`
-	KmNames      *ebpf.MapSpec `ebpf:"km_names"`
-	KmOver       *ebpf.MapSpec `ebpf:"km_over"`
-	KmPods       *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.MapSpec `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmReplies    *ebpf.MapSpec `ebpf:"km_replies"`
-	KmRequests   *ebpf.MapSpec `ebpf:"km_requests"`
-	KmRoutes     *ebpf.MapSpec `ebpf:"km_routes"`
-	KmServices   *ebpf.MapSpec `ebpf:"km_services"`
-	KmShares     *ebpf.MapSpec `ebpf:"km_shares"`
-	KmSlabs      *ebpf.MapSpec `ebpf:"km_slabs"`
-	KmSlots      *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps     *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState      *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats      *ebpf.MapSpec `ebpf:"km_stats"`
-	KmTombstones *ebpf.MapSpec `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.MapSpec `ebpf:"km_trace"`
-	KmTuples     *ebpf.MapSpec `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.MapSpec `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.MapSpec `ebpf:"km_vhosts"`
+	KmActive      *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters    *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections *ebpf.MapSpec `ebpf:"km_connections"`
+	KmEnded       *ebpf.MapSpec `ebpf:"km_ended"`
+	KmEndpoints   *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmEvents      *ebpf.MapSpec `ebpf:"km_events"`
+	KmFlows       *ebpf.MapSpec `ebpf:"km_flows"`
+	KmFreeHolds   *ebpf.MapSpec `ebpf:"km_free_holds"`
+	KmFrontends   *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmGuesses     *ebpf.MapSpec `ebpf:"km_guesses"`
+	KmHolds       *ebpf.MapSpec `ebpf:"km_holds"`
+	KmHosts       *ebpf.MapSpec `ebpf:"km_hosts"`
+	KmHttp        *ebpf.MapSpec `ebpf:"km_http"`
+	KmLegs        *ebpf.MapSpec `ebpf:"km_legs"`
+	KmLimits      *ebpf.MapSpec `ebpf:"km_limits"`
+	KmLongHosts   *ebpf.MapSpec `ebpf:"km_long_hosts"`
+	KmMarks       *ebpf.MapSpec `ebpf:"km_marks"`
+	KmNames       *ebpf.MapSpec `ebpf:"km_names"`
+	KmOver        *ebpf.MapSpec `ebpf:"km_over"`
+	KmPods        *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes    *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmQuotas      *ebpf.MapSpec `ebpf:"km_quotas"`
+	KmRefusals    *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmReplies     *ebpf.MapSpec `ebpf:"km_replies"`
+	KmRequests    *ebpf.MapSpec `ebpf:"km_requests"`
+	KmRoutes      *ebpf.MapSpec `ebpf:"km_routes"`
+	KmServices    *ebpf.MapSpec `ebpf:"km_services"`
+	KmShares      *ebpf.MapSpec `ebpf:"km_shares"`
+	KmSlabs       *ebpf.MapSpec `ebpf:"km_slabs"`
+	KmSlots       *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps      *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState       *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats       *ebpf.MapSpec `ebpf:"km_stats"`
+	KmTombstones  *ebpf.MapSpec `ebpf:"km_tombstones"`
+	KmTrace       *ebpf.MapSpec `ebpf:"km_trace"`
+	KmTuples      *ebpf.MapSpec `ebpf:"km_tuples"`
+	KmUdpPeers    *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmVhosts      *ebpf.MapSpec `ebpf:"km_vhosts"`
 }
 
 // connectVariableSpecs contains global variables before they are loaded into the kernel.
@@ -172,49 +174,51 @@ func (o *connectObjects) Close() error {
 //
 // It can be passed to loadConnectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type connectMaps struct {
-	KmActive     *ebpf.Map `ebpf:"km_active"`
-	KmClusters   *ebpf.Map `ebpf:"km_clusters"`
-	KmEnded      *ebpf.Map `ebpf:"km_ended"`
-	KmEndpoints  *ebpf.Map `ebpf:"km_endpoints"`
-	KmEvents     *ebpf.Map `ebpf:"km_events"`
-	KmFlows      *ebpf.Map `ebpf:"km_flows"`
-	KmFreeHolds  *ebpf.Map `ebpf:"km_free_holds"`
-	KmFrontends  *ebpf.Map `ebpf:"km_frontends"`
-	KmGuesses    *ebpf.Map `ebpf:"km_guesses"`
-	KmHolds      *ebpf.Map `ebpf:"km_holds"`
-	KmHosts      *ebpf.Map `ebpf:"km_hosts"`
-	KmHttp       *ebpf.Map `ebpf:"km_http"`
-	KmLegs       *ebpf.Map `ebpf:"km_legs"`
-	KmLimits     *ebpf.Map `ebpf:"km_limits"`
-	KmLongHosts  *ebpf.Map `ebpf:"km_long_hosts"`
-	KmMarks      *ebpf.Map `ebpf:"km_marks"`
-	KmNames      *ebpf.Map `ebpf:"km_names"`
-	KmOver       *ebpf.Map `ebpf:"km_over"`
-	KmPods       *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes   *ebpf.Map `ebpf:"km_prefixes"`
-	KmQuotas     *ebpf.Map `ebpf:"km_quotas"`
-	KmRefusals   *ebpf.Map `ebpf:"km_refusals"`
-	KmReplies    *ebpf.Map `ebpf:"km_replies"`
-	KmRequests   *ebpf.Map `ebpf:"km_requests"`
-	KmRoutes     *ebpf.Map `ebpf:"km_routes"`
-	KmServices   *ebpf.Map `ebpf:"km_services"`
-	KmShares     *ebpf.Map `ebpf:"km_shares"`
-	KmSlabs      *ebpf.Map `ebpf:"km_slabs"`
-	KmSlots      *ebpf.Map `ebpf:"km_slots"`
-	KmStamps     *ebpf.Map `ebpf:"km_stamps"`
-	KmState      *ebpf.Map `ebpf:"km_state"`
-	KmStats      *ebpf.Map `ebpf:"km_stats"`
-	KmTombstones *ebpf.Map `ebpf:"km_tombstones"`
-	KmTrace      *ebpf.Map `ebpf:"km_trace"`
-	KmTuples     *ebpf.Map `ebpf:"km_tuples"`
-	KmUdpPeers   *ebpf.Map `ebpf:"km_udp_peers"`
-	KmVhosts     *ebpf.Map `ebpf:"km_vhosts"`
+	KmActive      *ebpf.Map `ebpf:"km_active"`
+	KmClusters    *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections *ebpf.Map `ebpf:"km_connections"`
+	KmEnded       *ebpf.Map `ebpf:"km_ended"`
+	KmEndpoints   *ebpf.Map `ebpf:"km_endpoints"`
+	KmEvents      *ebpf.Map `ebpf:"km_events"`
+	KmFlows       *ebpf.Map `ebpf:"km_flows"`
+	KmFreeHolds   *ebpf.Map `ebpf:"km_free_holds"`
+	KmFrontends   *ebpf.Map `ebpf:"km_frontends"`
+	KmGuesses     *ebpf.Map `ebpf:"km_guesses"`
+	KmHolds       *ebpf.Map `ebpf:"km_holds"`
+	KmHosts       *ebpf.Map `ebpf:"km_hosts"`
+	KmHttp        *ebpf.Map `ebpf:"km_http"`
+	KmLegs        *ebpf.Map `ebpf:"km_legs"`
+	KmLimits      *ebpf.Map `ebpf:"km_limits"`
+	KmLongHosts   *ebpf.Map `ebpf:"km_long_hosts"`
+	KmMarks       *ebpf.Map `ebpf:"km_marks"`
+	KmNames       *ebpf.Map `ebpf:"km_names"`
+	KmOver        *ebpf.Map `ebpf:"km_over"`
+	KmPods        *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes    *ebpf.Map `ebpf:"km_prefixes"`
+	KmQuotas      *ebpf.Map `ebpf:"km_quotas"`
+	KmRefusals    *ebpf.Map `ebpf:"km_refusals"`
+	KmReplies     *ebpf.Map `ebpf:"km_replies"`
+	KmRequests    *ebpf.Map `ebpf:"km_requests"`
+	KmRoutes      *ebpf.Map `ebpf:"km_routes"`
+	KmServices    *ebpf.Map `ebpf:"km_services"`
+	KmShares      *ebpf.Map `ebpf:"km_shares"`
+	KmSlabs       *ebpf.Map `ebpf:"km_slabs"`
+	KmSlots       *ebpf.Map `ebpf:"km_slots"`
+	KmStamps      *ebpf.Map `ebpf:"km_stamps"`
+	KmState       *ebpf.Map `ebpf:"km_state"`
+	KmStats       *ebpf.Map `ebpf:"km_stats"`
+	KmTombstones  *ebpf.Map `ebpf:"km_tombstones"`
+	KmTrace       *ebpf.Map `ebpf:"km_trace"`
+	KmTuples      *ebpf.Map `ebpf:"km_tuples"`
+	KmUdpPeers    *ebpf.Map `ebpf:"km_udp_peers"`
+	KmVhosts      *ebpf.Map `ebpf:"km_vhosts"`
 }
 
 func (m *connectMaps) Close() error {
 	return _ConnectClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEnded,
 		m.KmEndpoints,
 		m.KmEvents,

@@ -32,6 +32,8 @@ struct choice {
 	__u32 endpoint;
 	__be32 addr[4];
 	__be16 port;
+	__u32 limit;   /* of the cluster's connections */
+	__u32 claimed; /* when: limit.h */
 };
 
 static __always_inline bool same_addr(const __be32 *a, const __be32 *b)
@@ -260,6 +262,7 @@ static __always_inline enum decision decide(struct frontend_key *dst, const stru
 		return refuse(out->service, KM_REASON_INCOMPLETE);
 	__builtin_memcpy(out->addr, ep->addr, sizeof(out->addr));
 	out->port = ep->port;
+	out->limit = cl->max_connections;
 	return DECISION_REWRITE;
 }
 

@@ -9,10 +9,10 @@ import (
 	"github.com/cilium/ebpf/asm"
 )
 
-// What the linker may set, for tests of an update: -X kmesh/bpf.layout=4 makes a program
+// What the linker may set, for tests of an update: -X kmesh/bpf.layout=5 makes a program
 // of another layout, -X kmesh/bpf.edition=1 one with other programs.
 var (
-	layout  = "3"
+	layout  = "4"
 	edition = "0"
 )
 

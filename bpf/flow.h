@@ -1,38 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * flow.h: a client's connection: found, locked, made, ended.
- *
- * Flows lie in an array and are named by element and generation, so that a lock is
- * never freed under its holder. An ended flow keeps its element, and its late packets
- * their translation, until the element is used anew: at once where nothing can be late
- * any more, else the oldest goes first.
+ * flow.h: a client's connection, and its end. An ended flow keeps its element, and its
+ * late packets their translation, until the element is used anew: at once where nothing
+ * can be late any more, else the oldest goes first.
  */
 #ifndef KM_FLOW_H
 #define KM_FLOW_H
 
 #include "kernel.h"
+#include "limit.h"
+#include "lock.h"
 #include "packet.h"
 #include "tombstone.h"
-
-/*
- * Two CPUs meet in a flow for the time that a packet takes. The holder is not
- * preempted, so waiting ends; the bound is for a kernel where that is not so.
- */
-#define KM_SPINS 20000
 
 /* A client without a request for so long is looked for; a live one has its socket. */
 #define KM_IDLE_MS 30000
 
 /* Elements looked at for a client that vanished, when there is no other one. */
 #define KM_RECLAIM 1024
-
-static __always_inline void count_event(__u32 event)
-{
-	__u64 *n = bpf_map_lookup_elem(&km_events, &event);
-
-	if (n)
-		__sync_fetch_and_add(n, 1);
-}
 
 /*
  * In units of 2^20 ns, 5 % more than a millisecond, which need no division; and to the
@@ -43,37 +28,10 @@ static __always_inline __u32 now_ms(void)
 	return bpf_ktime_get_coarse_ns() >> 20;
 }
 
-static __always_inline struct flow *flow_at(__u32 slot)
+static __always_inline void end_leg(struct flow *f, struct leg *leg)
 {
-	return bpf_map_lookup_elem(&km_flows, &slot);
-}
-
-static __always_inline struct leg *leg_at(struct flow *f, __u32 leg)
-{
-	return &f->legs[leg & (KM_LEGS - 1)];
-}
-
-static long spin(__u32 i, struct flow **f)
-{
-	return __sync_val_compare_and_swap(&(*f)->busy, 0, 1) == 0;
-}
-
-static __noinline bool wait_for(struct flow *f)
-{
-	if (bpf_loop(KM_SPINS, spin, &f, 0) < KM_SPINS)
-		return true;
-	count_event(KM_EVENT_BUSY);
-	return false;
-}
-
-static __always_inline bool lock_flow(struct flow *f)
-{
-	return __sync_val_compare_and_swap(&f->busy, 0, 1) == 0 || wait_for(f);
-}
-
-static __always_inline void unlock_flow(struct flow *f)
-{
-	__sync_lock_test_and_set(&f->busy, 0);
+	leg->state = KM_LEG_DEAD;
+	uncount_leg(f, leg);
 }
 
 /* Requests that run, where the cluster's policy asks for their number. */
@@ -200,6 +158,8 @@ __noinline int end_flow(struct flow *f)
 	}
 	f->pending = 0;
 	free_hold(f);
+	if (f->flags & KM_FLOW_LIMITED)
+		uncount_legs(f);
 	open = bpf_map_lookup_elem(&km_quotas, &pod);
 	if (open)
 		__sync_fetch_and_add(open, -1);
@@ -343,34 +303,6 @@ __noinline int forget_flow(struct flow *f)
 		__builtin_memset(&f->legs[i], 0, sizeof(f->legs[i]));
 	}
 	return 0;
-}
-
-/* Whether a reference still leads to its flow: that it cannot be locked is for now. */
-static __always_inline bool is_there(__u32 slot, __u32 generation)
-{
-	struct flow *f = flow_at(slot);
-
-	return f && generation && f->generation == generation;
-}
-
-static __always_inline struct flow *lock_slot(__u32 slot)
-{
-	struct flow *f = flow_at(slot);
-
-	return f && lock_flow(f) ? f : NULL;
-}
-
-/* The flow of a reference, locked; NULL if it is another one by now, or busy. */
-static __always_inline struct flow *lock_ref(__u32 slot, __u32 generation)
-{
-	struct flow *f = flow_at(slot);
-
-	if (!f || !generation || f->generation != generation || !lock_flow(f))
-		return NULL;
-	if (f->generation == generation)
-		return f;
-	unlock_flow(f);
-	return NULL;
 }
 
 #endif

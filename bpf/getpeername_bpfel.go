@@ -18,6 +18,7 @@ import (
 const (
 	getpeernameMapKmActive            = "km_active"
 	getpeernameMapKmClusters          = "km_clusters"
+	getpeernameMapKmConnections       = "km_connections"
 	getpeernameMapKmEndpoints         = "km_endpoints"
 	getpeernameMapKmFrontends         = "km_frontends"
 	getpeernameMapKmNames             = "km_names"
@@ -93,6 +94,7 @@ type getpeernameProgramSpecs struct {
 type getpeernameMapSpecs struct {
 	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
 	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections       *ebpf.MapSpec `ebpf:"km_connections"`
 	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
 	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
 	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
@@ -142,6 +144,7 @@ func (o *getpeernameObjects) Close() error {
 type getpeernameMaps struct {
 	KmActive            *ebpf.Map `ebpf:"km_active"`
 	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections       *ebpf.Map `ebpf:"km_connections"`
 	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
 	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
 	KmNames             *ebpf.Map `ebpf:"km_names"`
@@ -167,6 +170,7 @@ func (m *getpeernameMaps) Close() error {
 	return _GetpeernameClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEndpoints,
 		m.KmFrontends,
 		m.KmNames,

@@ -166,7 +166,7 @@ static __always_inline __u32 guess_cluster(const struct flow *f, const struct se
 	return svc->n ? draw_cluster(svc) : 0;
 }
 
-/* Sends the SYN of leg 0 to the next endpoint; 0: there is none, or no port. */
+/* Sends the SYN of leg 0 to the next endpoint; 0: there is none, or no leg to it. */
 __noinline int guess(struct __sk_buff *skb, struct flow *f, __u32 tsval)
 {
 	struct choice_of to = {};
@@ -177,7 +177,6 @@ __noinline int guess(struct __sk_buff *skb, struct flow *f, __u32 tsval)
 		return 0;
 	if (!new_leg(skb, f, &to, 0, f->client_isn, tsval))
 		return 0;
-	f->legs[0].cluster = f->cluster;
 	if (tsval && !(f->legs[0].flags & KM_LEG_TIMESTAMPS))
 		send_no_timestamps(f);
 	return 1;
@@ -325,7 +324,8 @@ __noinline int syn_again(struct __sk_buff *skb, struct packet *p, struct flow *f
 	f->tried[f->tries & 3] = leg->endpoint;
 	if (f->tries < 2)
 		f->tries++;
-	forget_leg(f, leg);
+	if (leg->state == KM_LEG_SYN)
+		forget_leg(f, leg);
 	if (!guess(skb, f, tsval)) {
 		/* None is left: begin again with all of them. */
 		f->tries = 0;

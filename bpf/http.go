@@ -111,8 +111,21 @@ const (
 	FlowHeld      = 1024
 	FlowListed    = 2048
 	FlowIdle      = 4096
+	FlowLimited   = 32768
 )
 
 // LegCounted is the flag of a leg whose requests are counted in Active while they run
 // (KM_LEG_COUNTED).
 const LegCounted = 64
+
+// LegLimited is the flag of a leg that counts in Connections (KM_LEG_LIMITED).
+const LegLimited = 128
+
+// ReplyOverflow is the answer to a request for which its cluster allows no further
+// connection (KM_REPLY_OVERFLOW).
+const ReplyOverflow = 1
+
+// LimitConnections makes the programs watch connections: some cluster is to bound them.
+func (r *Runtime) LimitConnections() {
+	atomic.StoreUint32(&inPlace[abiLimits](r.memory["km_limits"])[0].Limited, 1)
+}

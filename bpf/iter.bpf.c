@@ -19,8 +19,16 @@
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct seq_file;
+struct net {
+	__u64 net_cookie;
+};
+struct possible_net {
+	struct net *net;
+};
+typedef struct possible_net possible_net_t;
 struct sock_common {
 	volatile unsigned char skc_state;
+	possible_net_t skc_net;
 };
 struct sock {
 	struct sock_common __sk_common;
@@ -85,6 +93,7 @@ static __always_inline int record_socket(struct seq_file *seq, struct sock *sk, 
 
 	if (!stamp)
 		return 0;
+	rec.pod = sk->__sk_common.skc_net.net->net_cookie;
 	rec.service = stamp->service;
 	rec.cluster = stamp->cluster;
 	rec.endpoint = stamp->endpoint;

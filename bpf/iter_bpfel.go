@@ -16,24 +16,25 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	iterMapKmActive    = "km_active"
-	iterMapKmClusters  = "km_clusters"
-	iterMapKmEndpoints = "km_endpoints"
-	iterMapKmFrontends = "km_frontends"
-	iterMapKmNames     = "km_names"
-	iterMapKmPods      = "km_pods"
-	iterMapKmPrefixes  = "km_prefixes"
-	iterMapKmRefusals  = "km_refusals"
-	iterMapKmServices  = "km_services"
-	iterMapKmSlots     = "km_slots"
-	iterMapKmStamps    = "km_stamps"
-	iterMapKmState     = "km_state"
-	iterMapKmStats     = "km_stats"
-	iterMapKmUdpPeers  = "km_udp_peers"
-	iterProgSockets    = "sockets"
-	iterProgSocketsTcp = "sockets_tcp"
-	iterProgSocketsUdp = "sockets_udp"
-	iterProgUdpReap    = "udp_reap"
+	iterMapKmActive      = "km_active"
+	iterMapKmClusters    = "km_clusters"
+	iterMapKmConnections = "km_connections"
+	iterMapKmEndpoints   = "km_endpoints"
+	iterMapKmFrontends   = "km_frontends"
+	iterMapKmNames       = "km_names"
+	iterMapKmPods        = "km_pods"
+	iterMapKmPrefixes    = "km_prefixes"
+	iterMapKmRefusals    = "km_refusals"
+	iterMapKmServices    = "km_services"
+	iterMapKmSlots       = "km_slots"
+	iterMapKmStamps      = "km_stamps"
+	iterMapKmState       = "km_state"
+	iterMapKmStats       = "km_stats"
+	iterMapKmUdpPeers    = "km_udp_peers"
+	iterProgSockets      = "sockets"
+	iterProgSocketsTcp   = "sockets_tcp"
+	iterProgSocketsUdp   = "sockets_udp"
+	iterProgUdpReap      = "udp_reap"
 )
 
 // loadIter returns the embedded CollectionSpec for iter.
@@ -88,20 +89,21 @@ type iterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type iterMapSpecs struct {
-	KmActive    *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters  *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmNames     *ebpf.MapSpec `ebpf:"km_names"`
-	KmPods      *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmServices  *ebpf.MapSpec `ebpf:"km_services"`
-	KmSlots     *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps    *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState     *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats     *ebpf.MapSpec `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmActive      *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters    *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections *ebpf.MapSpec `ebpf:"km_connections"`
+	KmEndpoints   *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmFrontends   *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmNames       *ebpf.MapSpec `ebpf:"km_names"`
+	KmPods        *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes    *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmRefusals    *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmServices    *ebpf.MapSpec `ebpf:"km_services"`
+	KmSlots       *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps      *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState       *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats       *ebpf.MapSpec `ebpf:"km_stats"`
+	KmUdpPeers    *ebpf.MapSpec `ebpf:"km_udp_peers"`
 }
 
 // iterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -130,26 +132,28 @@ func (o *iterObjects) Close() error {
 //
 // It can be passed to loadIterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type iterMaps struct {
-	KmActive    *ebpf.Map `ebpf:"km_active"`
-	KmClusters  *ebpf.Map `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.Map `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.Map `ebpf:"km_frontends"`
-	KmNames     *ebpf.Map `ebpf:"km_names"`
-	KmPods      *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.Map `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.Map `ebpf:"km_refusals"`
-	KmServices  *ebpf.Map `ebpf:"km_services"`
-	KmSlots     *ebpf.Map `ebpf:"km_slots"`
-	KmStamps    *ebpf.Map `ebpf:"km_stamps"`
-	KmState     *ebpf.Map `ebpf:"km_state"`
-	KmStats     *ebpf.Map `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.Map `ebpf:"km_udp_peers"`
+	KmActive      *ebpf.Map `ebpf:"km_active"`
+	KmClusters    *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections *ebpf.Map `ebpf:"km_connections"`
+	KmEndpoints   *ebpf.Map `ebpf:"km_endpoints"`
+	KmFrontends   *ebpf.Map `ebpf:"km_frontends"`
+	KmNames       *ebpf.Map `ebpf:"km_names"`
+	KmPods        *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes    *ebpf.Map `ebpf:"km_prefixes"`
+	KmRefusals    *ebpf.Map `ebpf:"km_refusals"`
+	KmServices    *ebpf.Map `ebpf:"km_services"`
+	KmSlots       *ebpf.Map `ebpf:"km_slots"`
+	KmStamps      *ebpf.Map `ebpf:"km_stamps"`
+	KmState       *ebpf.Map `ebpf:"km_state"`
+	KmStats       *ebpf.Map `ebpf:"km_stats"`
+	KmUdpPeers    *ebpf.Map `ebpf:"km_udp_peers"`
 }
 
 func (m *iterMaps) Close() error {
 	return _IterClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEndpoints,
 		m.KmFrontends,
 		m.KmNames,

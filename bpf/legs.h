@@ -160,6 +160,31 @@ static __always_inline void forget_leg(struct flow *f, struct leg *leg)
 	key.leg_port = leg->leg_port;
 	bpf_map_delete_elem(&km_legs, &key);
 	leg->state = KM_LEG_NONE;
+	uncount_leg(f, leg);
+}
+
+/* Counts a leg to the flow's cluster, which bounds them. false: it is one too many. */
+static __noinline bool count_leg(struct flow *f)
+{
+	__u32 cluster = f->cluster;
+	struct cluster *cl = bpf_map_lookup_elem(&km_clusters, &cluster);
+
+	return open_connection(f->key.pod, cluster, cl ? cl->max_connections : KM_NO_LIMIT);
+}
+
+static __always_inline void mark_leg(struct flow *f, struct leg *leg)
+{
+	leg->flags |= KM_LEG_LIMITED;
+	f->flags |= KM_FLOW_LIMITED;
+}
+
+/* What the leg counts in, the one that takes its place will. */
+static __always_inline void hand_on(struct leg *leg, struct choice_of *to)
+{
+	if (!(leg->flags & KM_LEG_LIMITED))
+		return;
+	leg->flags &= ~KM_LEG_LIMITED;
+	to->limited = KM_LIMIT_COUNTED;
 }
 
 static long strip_timestamps(__u32 i, struct flow **to)
@@ -181,7 +206,10 @@ static __always_inline void send_no_timestamps(struct flow *f)
 	bpf_loop(KM_TCP_OPTIONS, strip_timestamps, &f, 0);
 }
 
-/* Makes leg number i a leg to an endpoint: gives it a port. 0: none is free. */
+/*
+ * Makes leg number i a leg to an endpoint of the flow's cluster: gives it a port. 0: none
+ * is free, or the cluster allows no further connection.
+ */
 __noinline int make_leg(struct __sk_buff *skb, struct flow *f, struct choice_of *to, __u32 i)
 {
 	struct port_search s = {.skb = skb, .flow = f, .leg = i & (KM_LEGS - 1)};
@@ -190,6 +218,8 @@ __noinline int make_leg(struct __sk_buff *skb, struct flow *f, struct choice_of 
 	struct leg *leg;
 
 	if (!f || !to || !l)
+		return 0;
+	if (to->limited == KM_LIMIT_COUNT && !count_leg(f))
 		return 0;
 	s.limits = l;
 	s.offset = hash_addr(to->addr, f->key.family) + to->port;
@@ -205,19 +235,25 @@ __noinline int make_leg(struct __sk_buff *skb, struct flow *f, struct choice_of 
 	bpf_loop(2 * KM_PORT_TRIES, try_port, &s, 0);
 	if (!s.found) {
 		count_event(KM_EVENT_LEG_PORT);
+		if (to->limited)
+			close_connection(f->key.pod, f->cluster);
 		return 0;
 	}
 	bury_leg(f, leg); /* the one that this one replaces */
+	uncount_leg(f, leg);
 	__builtin_memset(leg, 0, sizeof(*leg));
 	f->used_legs |= 1 << (i & (KM_LEGS - 1));
 	__builtin_memcpy(leg->addr, to->addr, 16);
 	leg->port = to->port;
 	leg->leg_port = s.key.leg_port;
+	leg->cluster = f->cluster;
 	leg->endpoint = to->endpoint;
 	leg->state = KM_LEG_SYN;
 	leg->flags = s.timestamps ? KM_LEG_TIMESTAMPS : 0;
 	if (to->counted)
 		leg->flags |= KM_LEG_COUNTED;
+	if (to->limited)
+		mark_leg(f, leg);
 	if (same_addr(to->addr, f->key.client)) {
 		leg->flags |= KM_LEG_SELF;
 		send_outward();

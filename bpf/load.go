@@ -53,6 +53,8 @@ type Runtime struct {
 	Stats     *ebpf.Map // StatsKey -> Stats
 	Refusals  *ebpf.Map // RefusalKey -> count
 	Names     *ebpf.Map // id -> Name
+	// Connections are those of pods to clusters that bound them: ConnectionsKey -> Connections.
+	Connections *ebpf.Map
 
 	HTTP      *ebpf.Map // service id -> HTTP
 	Guesses   *ebpf.Map // FrontendKey -> cluster id
@@ -159,7 +161,7 @@ func (r *Runtime) loadMaps(sizes map[string]uint32) error {
 		&r.state: "km_state", &r.Frontends: "km_frontends", &r.Prefixes: "km_prefixes",
 		&r.Services: "km_services", &r.Clusters: "km_clusters", &r.Slots: "km_slots",
 		&r.Endpoints: "km_endpoints", &r.Active: "km_active", &r.Stats: "km_stats",
-		&r.Refusals: "km_refusals", &r.Names: "km_names",
+		&r.Refusals: "km_refusals", &r.Names: "km_names", &r.Connections: "km_connections",
 		new(*ebpf.Map): "km_pods", new(*ebpf.Map): "km_stamps", new(*ebpf.Map): "km_udp_peers",
 		&r.HTTP: "km_http", &r.Guesses: "km_guesses", &r.Hosts: "km_hosts", &r.LongHosts: "km_long_hosts", &r.VHosts: "km_vhosts",
 		&r.Replies: "km_replies", &r.Requests: "km_requests", &r.Events: "km_events", &r.Trace: "km_trace",
@@ -354,7 +356,7 @@ func (r *Runtime) Map(name string) *ebpf.Map { return r.maps[name] }
 // MapNames returns the names of all maps that have a capacity to watch.
 func (r *Runtime) MapNames() []string {
 	return []string{"km_pods", "km_frontends", "km_prefixes", "km_services", "km_clusters",
-		"km_slots", "km_endpoints", "km_active", "km_stats", "km_refusals", "km_names",
+		"km_slots", "km_endpoints", "km_active", "km_connections", "km_stats", "km_refusals", "km_names",
 		"km_http", "km_guesses", "km_hosts", "km_long_hosts", "km_vhosts", "km_replies", "km_tuples", "km_legs",
 		"km_quotas", "km_requests"}
 }

@@ -91,6 +91,15 @@ struct {
 	__type(value, __u64);
 } km_active SEC(".maps");
 
+/* Connections by pod and cluster, of clusters that bound them; made at first use. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct connections_key);
+	__type(value, struct connections);
+} km_connections SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

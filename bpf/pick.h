@@ -91,6 +91,13 @@ static long look_at_slot(__u32 i, struct draw *d)
 	return 1;
 }
 
+/* What a leg to an endpoint of the cluster counts in. */
+static __always_inline void count_choice(struct choice_of *to, const struct cluster *cl)
+{
+	to->counted = cl->policy == KM_POLICY_LEAST_REQUEST;
+	to->limited = cl->max_connections != KM_NO_LIMIT ? KM_LIMIT_COUNT : 0;
+}
+
 /*
  * Chooses an endpoint of a cluster by its policy; one that this flow has tried in vain
  * is not chosen again, one that failed lately only if there is no other. false: none.
@@ -113,6 +120,7 @@ __noinline int pick_endpoint(struct flow *f, struct choice_of *out, __u32 cluste
 		out->port = f->key.vip_port;
 		out->endpoint = 0;
 		out->counted = 0;
+		out->limited = 0;
 		return 1;
 	}
 	if (cl->kind != KM_KIND_ENDPOINTS)
@@ -132,7 +140,7 @@ __noinline int pick_endpoint(struct flow *f, struct choice_of *out, __u32 cluste
 	__builtin_memcpy(out->addr, ep->addr, 16);
 	out->port = ep->port;
 	out->endpoint = d.endpoint;
-	out->counted = cl->policy == KM_POLICY_LEAST_REQUEST;
+	count_choice(out, cl);
 	return 1;
 }
 

@@ -18,6 +18,7 @@ import (
 const (
 	recvmsgMapKmActive            = "km_active"
 	recvmsgMapKmClusters          = "km_clusters"
+	recvmsgMapKmConnections       = "km_connections"
 	recvmsgMapKmEndpoints         = "km_endpoints"
 	recvmsgMapKmFrontends         = "km_frontends"
 	recvmsgMapKmNames             = "km_names"
@@ -93,6 +94,7 @@ type recvmsgProgramSpecs struct {
 type recvmsgMapSpecs struct {
 	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
 	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections       *ebpf.MapSpec `ebpf:"km_connections"`
 	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
 	KmFrontends         *ebpf.MapSpec `ebpf:"km_frontends"`
 	KmNames             *ebpf.MapSpec `ebpf:"km_names"`
@@ -142,6 +144,7 @@ func (o *recvmsgObjects) Close() error {
 type recvmsgMaps struct {
 	KmActive            *ebpf.Map `ebpf:"km_active"`
 	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections       *ebpf.Map `ebpf:"km_connections"`
 	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
 	KmFrontends         *ebpf.Map `ebpf:"km_frontends"`
 	KmNames             *ebpf.Map `ebpf:"km_names"`
@@ -167,6 +170,7 @@ func (m *recvmsgMaps) Close() error {
 	return _RecvmsgClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEndpoints,
 		m.KmFrontends,
 		m.KmNames,

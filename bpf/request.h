@@ -92,6 +92,10 @@ __noinline int pin_flow(struct packet *p, struct flow *f, struct decision_of *d)
 		f->cluster = draw_cluster(svc);
 		if (!pick_endpoint(f, to, f->cluster, hash_addr(f->key.client, f->key.family)))
 			return GO_KILL;
+		if (to->limited && !claim_leg(f, to)) {
+			count_refusal(f->service, KM_REASON_OVERFLOW);
+			return GO_KILL;
+		}
 		f->pin = d->rule <= KM_RULE_CONNECT ? d->rule : KM_PIN_OPAQUE;
 		d->head_len = d->have;
 		d->length = 0;
@@ -216,8 +220,10 @@ pin:
 	verdict = pin_flow(p, f, d);
 out:
 	/* What waits for a leg is all that came. */
-	if (verdict == GO_OPEN && some < n && !read_bytes_at(skb, w, at, have, n))
+	if (verdict == GO_OPEN && some < n && !read_bytes_at(skb, w, at, have, n)) {
+		drop_claim(f, &w->choice);
 		return swallow();
+	}
 	return verdict == GO_ANSWER ? answer(skb, p, f, d) : verdict;
 }
 

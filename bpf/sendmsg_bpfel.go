@@ -16,22 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	sendmsgMapKmActive    = "km_active"
-	sendmsgMapKmClusters  = "km_clusters"
-	sendmsgMapKmEndpoints = "km_endpoints"
-	sendmsgMapKmFrontends = "km_frontends"
-	sendmsgMapKmNames     = "km_names"
-	sendmsgMapKmPods      = "km_pods"
-	sendmsgMapKmPrefixes  = "km_prefixes"
-	sendmsgMapKmRefusals  = "km_refusals"
-	sendmsgMapKmServices  = "km_services"
-	sendmsgMapKmSlots     = "km_slots"
-	sendmsgMapKmStamps    = "km_stamps"
-	sendmsgMapKmState     = "km_state"
-	sendmsgMapKmStats     = "km_stats"
-	sendmsgMapKmUdpPeers  = "km_udp_peers"
-	sendmsgProgSendmsg4   = "sendmsg4"
-	sendmsgProgSendmsg6   = "sendmsg6"
+	sendmsgMapKmActive      = "km_active"
+	sendmsgMapKmClusters    = "km_clusters"
+	sendmsgMapKmConnections = "km_connections"
+	sendmsgMapKmEndpoints   = "km_endpoints"
+	sendmsgMapKmFrontends   = "km_frontends"
+	sendmsgMapKmNames       = "km_names"
+	sendmsgMapKmPods        = "km_pods"
+	sendmsgMapKmPrefixes    = "km_prefixes"
+	sendmsgMapKmRefusals    = "km_refusals"
+	sendmsgMapKmServices    = "km_services"
+	sendmsgMapKmSlots       = "km_slots"
+	sendmsgMapKmStamps      = "km_stamps"
+	sendmsgMapKmState       = "km_state"
+	sendmsgMapKmStats       = "km_stats"
+	sendmsgMapKmUdpPeers    = "km_udp_peers"
+	sendmsgProgSendmsg4     = "sendmsg4"
+	sendmsgProgSendmsg6     = "sendmsg6"
 )
 
 // loadSendmsg returns the embedded CollectionSpec for sendmsg.
@@ -84,20 +85,21 @@ type sendmsgProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sendmsgMapSpecs struct {
-	KmActive    *ebpf.MapSpec `ebpf:"km_active"`
-	KmClusters  *ebpf.MapSpec `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.MapSpec `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.MapSpec `ebpf:"km_frontends"`
-	KmNames     *ebpf.MapSpec `ebpf:"km_names"`
-	KmPods      *ebpf.MapSpec `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.MapSpec `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.MapSpec `ebpf:"km_refusals"`
-	KmServices  *ebpf.MapSpec `ebpf:"km_services"`
-	KmSlots     *ebpf.MapSpec `ebpf:"km_slots"`
-	KmStamps    *ebpf.MapSpec `ebpf:"km_stamps"`
-	KmState     *ebpf.MapSpec `ebpf:"km_state"`
-	KmStats     *ebpf.MapSpec `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.MapSpec `ebpf:"km_udp_peers"`
+	KmActive      *ebpf.MapSpec `ebpf:"km_active"`
+	KmClusters    *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections *ebpf.MapSpec `ebpf:"km_connections"`
+	KmEndpoints   *ebpf.MapSpec `ebpf:"km_endpoints"`
+	KmFrontends   *ebpf.MapSpec `ebpf:"km_frontends"`
+	KmNames       *ebpf.MapSpec `ebpf:"km_names"`
+	KmPods        *ebpf.MapSpec `ebpf:"km_pods"`
+	KmPrefixes    *ebpf.MapSpec `ebpf:"km_prefixes"`
+	KmRefusals    *ebpf.MapSpec `ebpf:"km_refusals"`
+	KmServices    *ebpf.MapSpec `ebpf:"km_services"`
+	KmSlots       *ebpf.MapSpec `ebpf:"km_slots"`
+	KmStamps      *ebpf.MapSpec `ebpf:"km_stamps"`
+	KmState       *ebpf.MapSpec `ebpf:"km_state"`
+	KmStats       *ebpf.MapSpec `ebpf:"km_stats"`
+	KmUdpPeers    *ebpf.MapSpec `ebpf:"km_udp_peers"`
 }
 
 // sendmsgVariableSpecs contains global variables before they are loaded into the kernel.
@@ -126,26 +128,28 @@ func (o *sendmsgObjects) Close() error {
 //
 // It can be passed to loadSendmsgObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sendmsgMaps struct {
-	KmActive    *ebpf.Map `ebpf:"km_active"`
-	KmClusters  *ebpf.Map `ebpf:"km_clusters"`
-	KmEndpoints *ebpf.Map `ebpf:"km_endpoints"`
-	KmFrontends *ebpf.Map `ebpf:"km_frontends"`
-	KmNames     *ebpf.Map `ebpf:"km_names"`
-	KmPods      *ebpf.Map `ebpf:"km_pods"`
-	KmPrefixes  *ebpf.Map `ebpf:"km_prefixes"`
-	KmRefusals  *ebpf.Map `ebpf:"km_refusals"`
-	KmServices  *ebpf.Map `ebpf:"km_services"`
-	KmSlots     *ebpf.Map `ebpf:"km_slots"`
-	KmStamps    *ebpf.Map `ebpf:"km_stamps"`
-	KmState     *ebpf.Map `ebpf:"km_state"`
-	KmStats     *ebpf.Map `ebpf:"km_stats"`
-	KmUdpPeers  *ebpf.Map `ebpf:"km_udp_peers"`
+	KmActive      *ebpf.Map `ebpf:"km_active"`
+	KmClusters    *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections *ebpf.Map `ebpf:"km_connections"`
+	KmEndpoints   *ebpf.Map `ebpf:"km_endpoints"`
+	KmFrontends   *ebpf.Map `ebpf:"km_frontends"`
+	KmNames       *ebpf.Map `ebpf:"km_names"`
+	KmPods        *ebpf.Map `ebpf:"km_pods"`
+	KmPrefixes    *ebpf.Map `ebpf:"km_prefixes"`
+	KmRefusals    *ebpf.Map `ebpf:"km_refusals"`
+	KmServices    *ebpf.Map `ebpf:"km_services"`
+	KmSlots       *ebpf.Map `ebpf:"km_slots"`
+	KmStamps      *ebpf.Map `ebpf:"km_stamps"`
+	KmState       *ebpf.Map `ebpf:"km_state"`
+	KmStats       *ebpf.Map `ebpf:"km_stats"`
+	KmUdpPeers    *ebpf.Map `ebpf:"km_udp_peers"`
 }
 
 func (m *sendmsgMaps) Close() error {
 	return _SendmsgClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEndpoints,
 		m.KmFrontends,
 		m.KmNames,

@@ -18,6 +18,7 @@ import (
 const (
 	sockOpsMapKmActive            = "km_active"
 	sockOpsMapKmClusters          = "km_clusters"
+	sockOpsMapKmConnections       = "km_connections"
 	sockOpsMapKmEnded             = "km_ended"
 	sockOpsMapKmEndpoints         = "km_endpoints"
 	sockOpsMapKmEvents            = "km_events"
@@ -114,6 +115,7 @@ type sockOpsProgramSpecs struct {
 type sockOpsMapSpecs struct {
 	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
 	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections       *ebpf.MapSpec `ebpf:"km_connections"`
 	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
@@ -186,6 +188,7 @@ func (o *sockOpsObjects) Close() error {
 type sockOpsMaps struct {
 	KmActive            *ebpf.Map `ebpf:"km_active"`
 	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections       *ebpf.Map `ebpf:"km_connections"`
 	KmEnded             *ebpf.Map `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.Map `ebpf:"km_events"`
@@ -234,6 +237,7 @@ func (m *sockOpsMaps) Close() error {
 	return _SockOpsClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEnded,
 		m.KmEndpoints,
 		m.KmEvents,

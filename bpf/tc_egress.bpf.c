@@ -68,7 +68,6 @@ __noinline int while_opening(struct __sk_buff *skb, struct packet *p, struct flo
 	f->tries++;
 	forget_leg(f, leg);
 	if (f->tries < KM_TRIES && another_endpoint(f, &to) && new_leg(skb, f, &to, i, isn, 0)) {
-		leg->cluster = f->cluster;
 		f->endpoint = to.endpoint;
 		return send_syn(skb, p, f, i, isn);
 	}

@@ -53,7 +53,7 @@ __noinline int parked_packet(struct __sk_buff *skb, struct packet *p, struct flo
 		return p->flags & TCP_RST ? TCX_DROP : answer_leg(skb, p, f, i, TCP_RST | TCP_ACK);
 	if (p->flags & TCP_RST) {
 		if (p->seq == leg->nxt)
-			leg->state = KM_LEG_DEAD;
+			end_leg(f, leg);
 		return TCX_DROP;
 	}
 	if (p->flags & TCP_ACK && !before(p->ack, leg->una) && !before(leg->sent, p->ack)) {
@@ -61,7 +61,7 @@ __noinline int parked_packet(struct __sk_buff *skb, struct packet *p, struct flo
 		leg->window = p->window;
 	}
 	if (p->flags & TCP_FIN) {
-		leg->state = KM_LEG_DEAD;
+		end_leg(f, leg);
 		leg->nxt = p->seq + p->len + 1;
 		return answer_leg(skb, p, f, i, TCP_RST | TCP_ACK);
 	}
@@ -145,9 +145,9 @@ __noinline int leg_refused(struct __sk_buff *skb, struct packet *p, struct flow 
 	f->tries++;
 	if (f->tries < KM_TRIES &&
 	    pick_endpoint(f, &to, f->cluster, hash_addr(f->key.client, f->key.family))) {
+		hand_on(leg, &to);
 		forget_leg(f, leg);
 		if (new_leg(skb, f, &to, i, isn, tsval)) {
-			leg->cluster = f->cluster;
 			f->endpoint = to.endpoint;
 			return send_syn(skb, p, f, i, isn);
 		}
@@ -308,7 +308,7 @@ static __always_inline int current_packet(struct __sk_buff *skb, struct packet *
 		/* Another sequence number is the client's to judge (RFC 5961, section 3). */
 		if (p->seq == leg->nxt) {
 			if (hides_end(f, leg, begin)) {
-				leg->state = KM_LEG_DEAD;
+				end_leg(f, leg);
 				f->flags |= KM_FLOW_IDLE;
 				count_event(KM_EVENT_HIDDEN_END);
 				return TCX_DROP;
@@ -336,7 +336,7 @@ static __always_inline int current_packet(struct __sk_buff *skb, struct packet *
 		if (hides_end(f, leg, end)) {
 			if (f->client_ack == f->server_end) {
 				leg->nxt++;
-				leg->state = KM_LEG_DEAD;
+				end_leg(f, leg);
 				f->flags |= KM_FLOW_IDLE;
 				count_event(KM_EVENT_HIDDEN_END);
 				return answer_leg(skb, p, f, i, TCP_RST | TCP_ACK);

@@ -18,6 +18,7 @@ import (
 const (
 	tcEgressMapKmActive            = "km_active"
 	tcEgressMapKmClusters          = "km_clusters"
+	tcEgressMapKmConnections       = "km_connections"
 	tcEgressMapKmEnded             = "km_ended"
 	tcEgressMapKmEndpoints         = "km_endpoints"
 	tcEgressMapKmEvents            = "km_events"
@@ -117,6 +118,7 @@ type tcEgressProgramSpecs struct {
 type tcEgressMapSpecs struct {
 	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
 	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections       *ebpf.MapSpec `ebpf:"km_connections"`
 	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
@@ -192,6 +194,7 @@ func (o *tcEgressObjects) Close() error {
 type tcEgressMaps struct {
 	KmActive            *ebpf.Map `ebpf:"km_active"`
 	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections       *ebpf.Map `ebpf:"km_connections"`
 	KmEnded             *ebpf.Map `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.Map `ebpf:"km_events"`
@@ -243,6 +246,7 @@ func (m *tcEgressMaps) Close() error {
 	return _TcEgressClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEnded,
 		m.KmEndpoints,
 		m.KmEvents,

@@ -18,6 +18,7 @@ import (
 const (
 	tcIngressMapKmActive            = "km_active"
 	tcIngressMapKmClusters          = "km_clusters"
+	tcIngressMapKmConnections       = "km_connections"
 	tcIngressMapKmEnded             = "km_ended"
 	tcIngressMapKmEndpoints         = "km_endpoints"
 	tcIngressMapKmEvents            = "km_events"
@@ -118,6 +119,7 @@ type tcIngressProgramSpecs struct {
 type tcIngressMapSpecs struct {
 	KmActive            *ebpf.MapSpec `ebpf:"km_active"`
 	KmClusters          *ebpf.MapSpec `ebpf:"km_clusters"`
+	KmConnections       *ebpf.MapSpec `ebpf:"km_connections"`
 	KmEnded             *ebpf.MapSpec `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.MapSpec `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.MapSpec `ebpf:"km_events"`
@@ -194,6 +196,7 @@ func (o *tcIngressObjects) Close() error {
 type tcIngressMaps struct {
 	KmActive            *ebpf.Map `ebpf:"km_active"`
 	KmClusters          *ebpf.Map `ebpf:"km_clusters"`
+	KmConnections       *ebpf.Map `ebpf:"km_connections"`
 	KmEnded             *ebpf.Map `ebpf:"km_ended"`
 	KmEndpoints         *ebpf.Map `ebpf:"km_endpoints"`
 	KmEvents            *ebpf.Map `ebpf:"km_events"`
@@ -246,6 +249,7 @@ func (m *tcIngressMaps) Close() error {
 	return _TcIngressClose(
 		m.KmActive,
 		m.KmClusters,
+		m.KmConnections,
 		m.KmEnded,
 		m.KmEndpoints,
 		m.KmEvents,

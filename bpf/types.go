@@ -23,6 +23,9 @@ type (
 	RefusalKey  = abiRefusalKey
 	Socket      = abiSocketRecord
 
+	ConnectionsKey = abiConnectionsKey
+	Connections    = abiConnections
+
 	HTTP         = abiHttp
 	HostKey      = abiHostKey
 	LongHostKey  = abiLongHostKey
@@ -77,6 +80,12 @@ const ServiceHashSource = 1
 // endpoint (KM_STAMP_COUNTED).
 const StampCounted = 1
 
+// StampLimited is the flag of a socket that counts in Connections (KM_STAMP_LIMITED).
+const StampLimited = 16
+
+// NoLimit is the MaxConnections of a cluster that does not bound them (KM_NO_LIMIT).
+const NoLimit = 1<<32 - 1
+
 // Limits of the layout.
 const (
 	// MaxWeighted is the most clusters that one service may split over.
@@ -105,6 +114,8 @@ func (r Reason) String() string {
 		return "tls_required"
 	case abiReasonKM_REASON_INCOMPLETE:
 		return "incomplete"
+	case abiReasonKM_REASON_OVERFLOW:
+		return "overflow"
 	}
 	return "unknown"
 }

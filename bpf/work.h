@@ -39,11 +39,16 @@ struct answer {
 	__u32 route;
 };
 
+/* Whether a leg to a choice is counted. */
+#define KM_LIMIT_COUNT 1 /* it is to be */
+#define KM_LIMIT_COUNTED 2
+
 /* An endpoint that was chosen. */
 struct choice_of {
 	__be32 addr[4];
 	__be16 port;
-	__u16 counted; /* its cluster's policy asks for requests that run */
+	__u8 counted; /* its cluster's policy asks for requests that run */
+	__u8 limited; /* KM_LIMIT_*: its cluster bounds its connections */
 	__u32 endpoint;
 	__u32 isn;   /* C: the client's bytes begin behind it */
 	__u32 tsval; /* of the SYN; 0: without timestamps */

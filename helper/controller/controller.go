@@ -303,7 +303,7 @@ func (c *Controller) recount(ctx context.Context) error {
 			c.opts.Log.Error("open connections not recounted", "err", err)
 		}
 		if n > 0 {
-			c.opts.Log.Info("corrected counts of open connections", "endpoints", n)
+			c.opts.Log.Info("corrected counts of open connections", "counts", n)
 		}
 		select {
 		case <-ctx.Done():

@@ -169,7 +169,10 @@ type Cluster struct {
 	// MaxRequests is how many HTTP requests one connection to an endpoint serves
 	// (max_requests_per_connection); 0: no limit.
 	MaxRequests uint16
-	Localities  []Locality
+	// MaxConnections is how many connections one pod may have to the cluster
+	// (circuit_breakers); nil: no limit.
+	MaxConnections *uint32
+	Localities     []Locality
 }
 
 // Locality is a group of endpoints in one place, with one priority.

@@ -224,7 +224,10 @@ func (w *writer) putClusters(p *Publisher, now, want map[uint32]cluster) (retire
 		}
 		return nil
 	}
-	for id := range changed {
+	for id, c := range changed {
+		if c.value.MaxConnections != bpf.NoLimit {
+			p.rt.LimitConnections()
+		}
 		if old, ok := now[id]; ok {
 			retired = append(retired, old.value.V4, old.value.V6)
 		}
@@ -282,6 +285,7 @@ func (w *writer) forget(p *Publisher, endpoints, names []uint32) {
 	}
 	w.err = errors.Join(w.err,
 		deleteWhere(p.rt.Stats, func(k bpf.StatsKey) bool { return lost[k.Service] || lost[k.Cluster] }),
+		deleteWhere(p.rt.Connections, func(k bpf.ConnectionsKey) bool { return lost[k.Cluster] }),
 		deleteWhere(p.rt.Refusals, func(k bpf.RefusalKey) bool { return lost[k.Service] }),
 		deleteWhere(p.rt.Requests, func(k bpf.RequestKey) bool { return lost[k.Service] || lost[k.Cluster] || lost[k.Route] }))
 }

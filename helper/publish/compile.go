@@ -292,6 +292,10 @@ func compileCluster(id uint32, c *mesh.Cluster, ids *allocator, want map[uint32]
 		mesh.LeastRequest: bpf.PolicyLeastRequest, mesh.Maglev: bpf.PolicyMaglev,
 	}[c.Policy]
 	out.value.MaxRequests = c.MaxRequests
+	out.value.MaxConnections = bpf.NoLimit
+	if c.MaxConnections != nil {
+		out.value.MaxConnections = *c.MaxConnections
+	}
 	built := balance.Build(c)
 	epIDs := make([]uint32, len(built.Endpoints))
 	for i, ap := range built.Endpoints {
@@ -341,5 +345,6 @@ func addUnique[K comparable](m map[K]uint32, k K, service uint32, f mesh.Fronten
 
 func (c cluster) equal(o cluster) bool {
 	return c.value.Kind == o.value.Kind && c.value.Policy == o.value.Policy && c.value.MaxRequests == o.value.MaxRequests &&
+		c.value.MaxConnections == o.value.MaxConnections &&
 		slices.Equal(c.v4, o.v4) && slices.Equal(c.v6, o.v6)
 }

@@ -249,6 +249,9 @@ func httpStep(rng *rand.Rand, services map[string]*mesh.Service, scopes int) *me
 	for i := range 5 {
 		name := "c" + strconv.Itoa(i)
 		clusters[name] = &mesh.Cluster{Name: name, MaxRequests: uint16(rng.IntN(2)), Localities: []mesh.Locality{{Endpoints: endpoints(rng.IntN(4), i)}}}
+		if limit := rng.Uint32N(3); limit > 0 {
+			clusters[name].MaxConnections = &limit
+		}
 	}
 	snap := &mesh.Snapshot{}
 	for scope := range scopes {

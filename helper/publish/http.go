@@ -20,6 +20,7 @@ func (p *Publisher) compileAlways(want *tables) {
 	for _, status := range programStatuses {
 		want.replies[uint32(status)] = statusReply(status)
 	}
+	want.replies[bpf.ReplyOverflow] = overflowReply()
 }
 
 // httpService is a service whose requests are routed, on its way into the tables.

@@ -188,7 +188,7 @@ func (p *Publisher) patchReplies(now, want *tables) {
 	left := make(map[uint32]bool)
 	for _, v := range now.vhosts {
 		of(v, func(id uint32) {
-			if _, stays := want.replies[id]; !stays && !(id < bpf.ReplyFirst && slices.Contains(programStatuses, uint16(id))) {
+			if _, stays := want.replies[id]; !stays && !isAlways(id) {
 				left[id] = true
 			}
 		})

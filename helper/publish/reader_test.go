@@ -236,7 +236,7 @@ func (r reader) dump() string {
 		return nil
 	}))
 	must("clusters", readAll(r.rt.Clusters, func(id uint32, v bpf.Cluster) error {
-		add("cluster %s kind %d policy %d requests %d: %d and %d slots", r.name(id), v.Kind, v.Policy, v.MaxRequests, v.V4.N, v.V6.N)
+		add("cluster %s kind %d policy %d requests %d connections %d: %d and %d slots", r.name(id), v.Kind, v.Policy, v.MaxRequests, v.MaxConnections, v.V4.N, v.V6.N)
 		return nil
 	}))
 	must("names", readAll(r.rt.Names, func(id uint32, v bpf.Name) error {

@@ -18,7 +18,8 @@ type Recounter struct {
 	// off are the endpoints whose count differed last time, and by how much. A
 	// count in motion differs by another amount each time; one that is wrong
 	// differs by the same.
-	off map[uint32]int64
+	off            map[uint32]int64
+	offConnections map[bpf.ConnectionsKey]int64
 }
 
 // NewRecounter returns a recounter for the publisher's maps.
@@ -27,7 +28,7 @@ func NewRecounter(p *Publisher) *Recounter {
 }
 
 // Recount compares, and corrects what was off by the same amount twice. It returns
-// the number of corrected endpoints.
+// the number of corrected counts.
 func (r *Recounter) Recount(ctx context.Context) (int, error) {
 	sockets, err := r.p.rt.Sockets()
 	if err != nil {
@@ -61,7 +62,8 @@ func (r *Recounter) Recount(ctx context.Context) (int, error) {
 		corrected++
 	}
 	r.off = off
-	return corrected, nil
+	connections, err := r.recountConnections(ctx, sockets)
+	return corrected + connections, err
 }
 
 // addRunning adds the requests of which the response is to come, on the legs that the

@@ -25,6 +25,11 @@ type reply struct {
 // programStatuses are what the programs answer on their own account.
 var programStatuses = []uint16{400, 404, 408, 413, 421, 431, 500, 501, 502, 503, 504, 505}
 
+// isAlways tells whether a reply is one of those that the programs need whatever the mesh is.
+func isAlways(id uint32) bool {
+	return id == bpf.ReplyOverflow || id < bpf.ReplyFirst && slices.Contains(programStatuses, uint16(id))
+}
+
 // closing are the statuses after which the programs end the connection, because it
 // is no longer known where the next request begins.
 var closing = []uint16{400, 408, 431, 505}
@@ -41,6 +46,13 @@ func statusReply(status uint16) reply {
 	}
 	b := newReply(status)
 	b.body(fields, body+"\n")
+	return b.done()
+}
+
+// overflowReply is the answer where a cluster allows no further connection: Envoy's own.
+func overflowReply() reply {
+	b := newReply(http.StatusServiceUnavailable)
+	b.body("x-envoy-overloaded: true\r\n", "upstream connect error or disconnect/reset before headers. reset reason: overflow")
 	return b.done()
 }
 

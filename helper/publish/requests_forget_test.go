@@ -33,11 +33,16 @@ func TestForgetRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, pod := range []uint64{7, 9, 10} {
+		if err := rt.Connections.Put(&bpf.ConnectionsKey{Pod: pod, Cluster: 1}, &bpf.Connections{Open: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	broken := errors.New("no pods")
 	if n, err := forget(broken); n != 0 || !errors.Is(err, broken) {
 		t.Errorf("pods unknown: forgot %d, %v", n, err)
 	}
-	for _, want := range []int{2, 0} {
+	for _, want := range []int{3, 0} {
 		if n, err := forget(nil, 7, 9); n != want || err != nil {
 			t.Errorf("forgot %d, %v, want %d", n, err, want)
 		}
@@ -45,5 +50,11 @@ func TestForgetRequests(t *testing.T) {
 	var left bpf.RequestStats
 	if err := rt.Requests.Lookup(&bpf.RequestKey{Pod: 7, Status: 200}, &left); err != nil || left.Count != 7 {
 		t.Errorf("of the pod that lives: %v, %v", left, err)
+	}
+	for pod, want := range map[uint64]bool{7: true, 9: true, 10: false} {
+		var open bpf.Connections
+		if err := rt.Connections.Lookup(&bpf.ConnectionsKey{Pod: pod, Cluster: 1}, &open); err == nil != want {
+			t.Errorf("connections of pod %d: %v", pod, err)
+		}
 	}
 }

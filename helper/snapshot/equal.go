@@ -55,7 +55,12 @@ func sameService(a, b *mesh.Service) bool {
 func sameCluster(a, b *mesh.Cluster) bool {
 	return a.Name == b.Name && a.Kind == b.Kind && a.Policy == b.Policy &&
 		a.MaglevTableSize == b.MaglevTableSize && a.LocalityWeighted == b.LocalityWeighted && a.MaxRequests == b.MaxRequests &&
+		sameLimit(a.MaxConnections, b.MaxConnections) &&
 		slices.EqualFunc(a.Localities, b.Localities, sameLocality)
+}
+
+func sameLimit(a, b *uint32) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 func sameLocality(a, b mesh.Locality) bool {

@@ -51,6 +51,14 @@ func (b *bed) wantForgotten(t *testing.T) {
 			return sum
 		}, func(sum uint64) bool { return sum == 0 })
 	}
+	b.wantUncounted(t)
+}
+
+// wantUncounted fails unless no connection is counted any more.
+func (b *bed) wantUncounted(t *testing.T) {
+	t.Helper()
+	eventually(t, "connections that are still counted", func() map[bpf.ConnectionsKey]uint32 { return b.counted(t) },
+		func(open map[bpf.ConnectionsKey]uint32) bool { return len(open) == 0 })
 }
 
 // counterOf reads a counter of a pod's network namespace.

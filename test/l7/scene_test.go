@@ -57,6 +57,10 @@ func (s *scene) cluster(policy mesh.Policy, servers ...*server) *mesh.Cluster {
 	for _, e := range servers {
 		c.Localities[0].Endpoints = append(c.Localities[0].Endpoints, mesh.Endpoint{Addr: e.addr(s.v6), Weight: 1})
 	}
+	if s.mode == clsact { // in one of the modes, so that what every row does is counted
+		n := uint32(1_000_000)
+		c.MaxConnections = &n
+	}
 	s.clusters = append(s.clusters, c)
 	return c
 }

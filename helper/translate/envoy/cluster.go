@@ -41,6 +41,7 @@ func (r *report) cluster(c *clusterv3.Cluster) (*mesh.Cluster, string, *Names) {
 	r.balancing(c, out)
 	assignment, names := r.discovery(c, out)
 	r.sockets(c, out)
+	r.circuitBreakers(c.GetCircuitBreakers(), out)
 	if out.Kind != mesh.Endpoints {
 		out.Localities, names = nil, nil
 	}
@@ -70,6 +71,60 @@ func requestLimit(c *clusterv3.Cluster) uint16 {
 	}
 	return uint16(min(limit.GetValue(), math.MaxUint16))
 }
+
+// defaultConnections is Envoy's limit where a cluster does not say one.
+const defaultConnections = 1024
+
+// circuitBreakers reads how many connections a cluster may have: by the first thresholds of the default priority, as
+// Envoy does.
+func (r *report) circuitBreakers(cb *clusterv3.CircuitBreakers, out *mesh.Cluster) {
+	limit, said := uint32(defaultConnections), false
+	for i, t := range cb.GetThresholds() {
+		v, first := t.GetMaxConnections(), false
+		if t.GetPriority() == corev3.RoutingPriority_DEFAULT {
+			first, said = !said, true
+		}
+		if v == nil {
+			continue
+		}
+		if first {
+			limit = v.GetValue()
+		}
+		rl := enforced
+		switch {
+		case v.GetValue() == math.MaxUint32:
+			rl = benign(msgNoLimit)
+		case t.GetPriority() != corev3.RoutingPriority_DEFAULT:
+			rl = ignored(msgPriority)
+		case !first:
+			rl = benign("never used: others of the same priority come before")
+		case out.Kind == mesh.Passthrough:
+			rl = ignored(msgPassed)
+		case out.Kind != mesh.Endpoints:
+			rl = benign("nothing is connected")
+		}
+		r.note("circuit_breakers.thresholds["+strconv.Itoa(i)+"].max_connections", rl)
+	}
+	for i, t := range cb.GetPerHostThresholds() {
+		if v := t.GetMaxConnections(); v != nil {
+			rl := ignored(msgPerHost)
+			if v.GetValue() == math.MaxUint32 {
+				rl = benign(msgNoLimit)
+			}
+			r.note("circuit_breakers.per_host_thresholds["+strconv.Itoa(i)+"].max_connections", rl)
+		}
+	}
+	if out.Kind == mesh.Endpoints && limit != math.MaxUint32 {
+		out.MaxConnections = &limit
+	}
+}
+
+const (
+	msgNoLimit  = "no limit"
+	msgPriority = "every connection is of the default priority"
+	msgPassed   = "connections to the original destination are not counted"
+	msgPerHost  = "limits of one endpoint are not enforced"
+)
 
 // AssignmentName returns the name of the assignment that a cluster asks for, valid
 // or not; empty if it is not an EDS cluster. Servers that know a cluster may wait

@@ -100,7 +100,7 @@ load_assignment:
 		"istio thresholds": {yaml: "type: EDS\ncircuit_breakers: {thresholds: [{max_connections: 4294967295, max_pending_requests: 4294967295, max_requests: 4294967295, max_retries: 4294967295, track_remaining: true}]}", assignment: "c",
 			verdicts: []want{{"circuit_breakers.thresholds[0].max_connections", mesh.Default, "no limit"}, {"circuit_breakers.thresholds[0].max_retries", mesh.Default, ""}}},
 		"thresholds": {yaml: "type: EDS\ncircuit_breakers: {thresholds: [{max_connections: 10}]}\noutlier_detection: {}\nconnect_timeout: 1s\nhealth_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]", assignment: "c",
-			verdicts: []want{{"circuit_breakers.thresholds[0].max_connections", mesh.UnsupportedAction, "not enforced"}, {"outlier_detection", mesh.UnsupportedAction, ""},
+			verdicts: []want{{"circuit_breakers.thresholds[0].max_connections", mesh.Enforced, ""}, {"outlier_detection", mesh.UnsupportedAction, ""},
 				{"connect_timeout", mesh.UnsupportedAction, ""}, {"health_checks", mesh.UnsupportedAction, ""}}},
 
 		"connect timeout above the kernel's": {yaml: "type: EDS\nconnect_timeout: 127s", assignment: "c", verdicts: []want{{"connect_timeout", mesh.Default, "gives up before"}}},
@@ -160,6 +160,46 @@ const typedHTTP = `typed_extension_protocol_options["envoy.extensions.upstreams.
 func httpOptions(fields string) string {
 	const name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 	return "typed_extension_protocol_options: {" + name + ": {'@type': type.googleapis.com/" + name + ", " + fields + "}}\n"
+}
+
+// TestConnectionLimit: the first thresholds of the default priority say it, else it is Envoy's default.
+func TestConnectionLimit(t *testing.T) {
+	const none = -1
+	limits := func(thresholds string) string {
+		return "type: EDS\ncircuit_breakers: {thresholds: [" + thresholds + "]}"
+	}
+	at := func(i int) string { return fmt.Sprintf("circuit_breakers.thresholds[%d].max_connections", i) }
+	for name, tc := range map[string]struct {
+		yaml     string
+		want     int
+		verdicts []want
+	}{
+		"absent":                  {yaml: "type: EDS", want: 1024},
+		"no thresholds":           {yaml: "type: EDS\ncircuit_breakers: {}", want: 1024},
+		"thresholds without it":   {yaml: limits("{max_retries: 4294967295}"), want: 1024},
+		"istiod's":                {yaml: limits("{max_connections: 4294967295}"), want: none, verdicts: []want{{at(0), mesh.Default, "no limit"}}},
+		"a number":                {yaml: limits("{max_connections: 7}"), want: 7, verdicts: []want{{at(0), mesh.Enforced, ""}}},
+		"none allowed":            {yaml: limits("{max_connections: 0}"), want: 0, verdicts: []want{{at(0), mesh.Enforced, ""}}},
+		"the greatest":            {yaml: limits("{max_connections: 4294967294}"), want: 4294967294, verdicts: []want{{at(0), mesh.Enforced, ""}}},
+		"of the high priority":    {yaml: limits("{priority: HIGH, max_connections: 7}"), want: 1024, verdicts: []want{{at(0), mesh.UnsupportedAction, "priority"}}},
+		"none of the high":        {yaml: limits("{priority: HIGH, max_connections: 4294967295}, {max_connections: 8}"), want: 8, verdicts: []want{{at(0), mesh.Default, "no limit"}, {at(1), mesh.Enforced, ""}}},
+		"the first one":           {yaml: limits("{max_connections: 7}, {max_connections: 8}"), want: 7, verdicts: []want{{at(0), mesh.Enforced, ""}, {at(1), mesh.Default, "never used"}}},
+		"the first one has none":  {yaml: limits("{max_requests: 4294967295}, {max_connections: 8}"), want: 1024, verdicts: []want{{at(1), mesh.Default, "never used"}}},
+		"to the destination":      {yaml: "type: ORIGINAL_DST\nlb_policy: CLUSTER_PROVIDED\ncircuit_breakers: {thresholds: [{max_connections: 7}]}", want: none, verdicts: []want{{at(0), mesh.UnsupportedAction, "original destination"}}},
+		"to the destination, all": {yaml: "type: ORIGINAL_DST\nlb_policy: CLUSTER_PROVIDED", want: none},
+		"nowhere":                 {yaml: "type: STATIC\ncircuit_breakers: {thresholds: [{max_connections: 7}]}", want: none, verdicts: []want{{at(0), mesh.Default, "nothing is connected"}}},
+		"of each endpoint": {yaml: "type: EDS\ncircuit_breakers: {per_host_thresholds: [{max_connections: 7}, {max_connections: 4294967295}]}", want: 1024,
+			verdicts: []want{{"circuit_breakers.per_host_thresholds[0].max_connections", mesh.UnsupportedAction, "one endpoint"}, {"circuit_breakers.per_host_thresholds[1].max_connections", mesh.Default, "no limit"}}},
+	} {
+		got := TranslateCluster(message(t, &clusterv3.Cluster{}, "name: c\n"+tc.yaml), "x")
+		checkVerdicts(t, got.Verdicts, tc.verdicts)
+		switch limit := got.Cluster.MaxConnections; {
+		case limit == nil && tc.want != none:
+			t.Errorf("%s: no limit, want %d", name, tc.want)
+		case limit != nil && int(*limit) != tc.want:
+			t.Errorf("%s: %d connections, want %d", name, *limit, tc.want)
+		}
+	}
 }
 
 // TestRequestLimit: the extension says it where there is one.

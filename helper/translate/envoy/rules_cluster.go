@@ -166,7 +166,7 @@ var clusterTable = map[protoreflect.FullName]rules{
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": {other: mesh.UnsupportedAction, fields: map[protoreflect.Name]rule{
 		"priority":             harmless,
 		"track_remaining":      harmless,
-		"max_connections":      unlimited,
+		"max_connections":      maxConnections,
 		"max_pending_requests": unlimited,
 		"max_requests":         unlimited,
 		"max_retries":          unlimited,
@@ -275,8 +275,15 @@ var maxRequests = byCase(func(r *report, v protoreflect.Value) rule {
 }, "of a cluster, up to 65535", enforced, "0", benign("no limit"), "greater", benign("taken as 65535"),
 	"of a listener", ignored("connections of clients are not limited in requests"))
 
+// maxConnections is in code: it depends on what it is a threshold of.
+var maxConnections = inCode("of the first thresholds of the default priority: enforced, for each pod; 4294967295: default, " + msgNoLimit +
+	". A cluster that does not say it: 1024, as in Envoy. TCP: what is too much is refused at connect (Envoy accepts it, and closes). " +
+	"HTTP: a connection of a client has connections to endpoints of its own, which are not shared as Envoy's are; a request that needs one too many is " +
+	"answered 503 (overflow) at once, where Envoy lets it wait (max_pending_requests) and allows each endpoint one in any case. " +
+	"Of the high priority: not-enforced, " + msgPriority + ". Of ORIGINAL_DST: not-enforced, " + msgPassed + ". Of per_host_thresholds: not-enforced, " + msgPerHost)
+
 // unlimited is a threshold: its greatest value asks for nothing.
-var unlimited = uint32Is(math.MaxUint32, benign("no limit"), ignored("circuit breakers are not enforced"))
+var unlimited = uint32Is(math.MaxUint32, benign(msgNoLimit), ignored("not enforced: of circuit breakers only max_connections is"))
 
 // lbPolicy is the verdict of Cluster.lb_policy.
 var lbPolicyRules = map[protoreflect.EnumNumber]rule{
