@@ -94,6 +94,7 @@ func serviceOf(scope *mesh.Scope, svc *mesh.Service, n numbers) *apiv1.Service {
 		if cluster := scope.Clusters[w.Cluster]; cluster != nil {
 			c.Kind = cluster.Kind.String()
 			c.Policy = cluster.Policy.String()
+			c.MaxConnections = cluster.MaxConnections
 			c.Endpoints = endpointsOf(key, cluster, n)
 		}
 		out.Clusters = append(out.Clusters, c)

@@ -16,7 +16,8 @@ import (
 )
 
 func TestServicesOf(t *testing.T) {
-	cluster := &mesh.Cluster{Name: "v1", Policy: mesh.Maglev, Localities: []mesh.Locality{
+	few := uint32(0)
+	cluster := &mesh.Cluster{Name: "v1", Policy: mesh.Maglev, MaxConnections: &few, Localities: []mesh.Locality{
 		{Priority: 1, Endpoints: []mesh.Endpoint{{Addr: netip.MustParseAddrPort("[fd00::9]:80"), Weight: 1, Health: mesh.Draining}}},
 		{Region: "r", Zone: "z", Endpoints: []mesh.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:8080"), Weight: 3}}},
 	}}
@@ -59,7 +60,7 @@ func TestServicesOf(t *testing.T) {
 			Refused:   map[string]uint64{"no_endpoint": 2},
 			Clusters: []*apiv1.ServiceCluster{
 				{
-					Name: "v1", Weight: 3000000000, Share: 0.75, Kind: "endpoints", Policy: "MAGLEV",
+					Name: "v1", Weight: 3000000000, Share: 0.75, Kind: "endpoints", Policy: "MAGLEV", MaxConnections: &few,
 					Counters: &apiv1.Counters{
 						Opened: math.MaxUint64, Closed: 2, Failed: 3, SentBytes: 4, ReceivedBytes: 5, UdpFlows: 6, Passed: 7,
 					},

@@ -178,7 +178,7 @@ var full = answers{
 			},
 			Clusters: []*apiv1.ServiceCluster{
 				{
-					Name: "echo-v1", Weight: 80, Share: 0.8, Kind: "endpoints", Policy: "LEAST_REQUEST",
+					Name: "echo-v1", Weight: 80, Share: 0.8, Kind: "endpoints", Policy: "LEAST_REQUEST", MaxConnections: proto.Uint32(100),
 					Counters: &apiv1.Counters{Opened: 18446744073709551615, Closed: 5, SentBytes: 5000000000},
 					Endpoints: []*apiv1.Endpoint{
 						{Address: "10.244.0.2:8080", Health: "HEALTHY", Weight: 1, ActiveConnections: 2},

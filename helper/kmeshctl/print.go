@@ -331,6 +331,9 @@ func servicesTable(w io.Writer, r *apiv1.ServicesResponse) error {
 			if c.Kind != "endpoints" {
 				policy = orDash(c.Kind)
 			}
+			if c.MaxConnections != nil {
+				policy += fmt.Sprintf(", at most %d", *c.MaxConnections)
+			}
 			t.row(first, second, c.Name, fmt.Sprintf("%.1f%%", 100*c.Share), policy, "", "", number(c.Weight), number(active(c)),
 				number(n.GetOpened()), number(n.GetClosed()), number(n.GetFailed()), number(n.GetSentBytes()), number(n.GetReceivedBytes()), number(n.GetUdpFlows()))
 			for _, e := range c.Endpoints {

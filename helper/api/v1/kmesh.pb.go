@@ -2098,11 +2098,13 @@ type ServiceCluster struct {
 	// "endpoints", "passthrough", "blackhole" or "refused".
 	Kind string `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
 	// "ROUND_ROBIN", "RANDOM", "LEAST_REQUEST" or "MAGLEV".
-	Policy        string      `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
-	Endpoints     []*Endpoint `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Counters      *Counters   `protobuf:"bytes,7,opt,name=counters,proto3" json:"counters,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Policy    string      `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	Endpoints []*Endpoint `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Counters  *Counters   `protobuf:"bytes,7,opt,name=counters,proto3" json:"counters,omitempty"`
+	// That one pod may have. Absent: any number.
+	MaxConnections *uint32 `protobuf:"varint,8,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ServiceCluster) Reset() {
@@ -2182,6 +2184,13 @@ func (x *ServiceCluster) GetCounters() *Counters {
 		return x.Counters
 	}
 	return nil
+}
+
+func (x *ServiceCluster) GetMaxConnections() uint32 {
+	if x != nil && x.MaxConnections != nil {
+		return *x.MaxConnections
+	}
+	return 0
 }
 
 type Endpoint struct {
@@ -3727,7 +3736,7 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\bFrontend\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
-	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"\xe8\x01\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"\xaa\x02\n" +
 	"\x0eServiceCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x12\x14\n" +
@@ -3735,7 +3744,9 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06policy\x18\x05 \x01(\tR\x06policy\x124\n" +
 	"\tendpoints\x18\x06 \x03(\v2\x16.kmesh.api.v1.EndpointR\tendpoints\x122\n" +
-	"\bcounters\x18\a \x01(\v2\x16.kmesh.api.v1.CountersR\bcounters\"\xbb\x01\n" +
+	"\bcounters\x18\a \x01(\v2\x16.kmesh.api.v1.CountersR\bcounters\x12,\n" +
+	"\x0fmax_connections\x18\b \x01(\rH\x00R\x0emaxConnections\x88\x01\x01B\x12\n" +
+	"\x10_max_connections\"\xbb\x01\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\tR\x06health\x12\x1a\n" +
@@ -3981,6 +3992,7 @@ func file_helper_api_v1_kmesh_proto_init() {
 	if File_helper_api_v1_kmesh_proto != nil {
 		return
 	}
+	file_helper_api_v1_kmesh_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
