@@ -180,7 +180,10 @@ func TestConnectionsComeBack(t *testing.T) {
 	b.wantOpen(0)
 	b.publish(cluster(silent(t, client)))
 	c = b.dialN(client, 400, wire.DialN{Dial: wire.Dial{Network: wire.TCP, Addr: at(vip4), Timeout: 10 * time.Millisecond}, Parallel: most})
-	b.wantErrnos(c, map[string]int{"connect EINPROGRESS": 400})
+	// A call that a signal of Go's scheduler interrupts is made once more, and tells that it is under way already.
+	if n := c.Errnos["connect EINPROGRESS"] + c.Errnos["connect EALREADY"]; n != 400 {
+		t.Errorf("nobody answers: %v of %d", c.Errnos, c.Done)
+	}
 	b.wantOpen(0)
 	b.publish(cluster(v4s(s)...))
 	var all []wire.Result
