@@ -3,10 +3,13 @@
 // Package optin decides whether a pod is enrolled, from its annotations and from the last-known set of opted-in namespaces that the helper keeps on disk.
 //
 // Invariant: a pod that did not opt in never fails because of us. Only an annotation of the pod's own can make a decision an error; a namespace set that
-// is missing or broken counts as empty, with a warning.
+// is missing or broken counts as empty, with a warning. What keeps a pod out of the mesh (Policies) never makes it fail.
 package optin
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Annotations that are read.
 const (
@@ -67,6 +70,8 @@ type Decision struct {
 	Enroll          bool
 	PassWhenUnready bool
 	Reason          string
+	// Policies keep a pod out that would be enrolled: they are not enforced.
+	Policies []string
 }
 
 // AnnotationError is a value that cannot be obeyed.
@@ -83,7 +88,7 @@ func (e *AnnotationError) Error() string {
 }
 
 // Decide answers for a pod of the namespace with these annotations. The order is: what may not be enrolled; a namespace that requires it; the pod's own
-// word; the namespace's; no.
+// word; the namespace's; no. Whom that enrols, a policy that is not enforced may keep out (Set.Policies).
 func Decide(namespace string, annotations map[string]string, set Set) (Decision, error) {
 	for _, a := range []string{annotationSidecar, annotationAmbient} {
 		if _, ok := annotations[a]; ok {
@@ -110,6 +115,9 @@ func Decide(namespace string, annotations map[string]string, set Set) (Decision,
 	default:
 		return Decision{Reason: "neither pod nor namespace opted in"}, nil
 	}
+	if names, why := set.Policies.About(namespace); len(names) > 0 {
+		return Decision{Reason: why, Policies: names}, nil
+	}
 	switch value, said := annotations[AnnotationOnUnready]; {
 	case !said, value == "wait":
 	case value == "pass":
@@ -118,4 +126,9 @@ func Decide(namespace string, annotations map[string]string, set Set) (Decision,
 		return Decision{}, &AnnotationError{AnnotationOnUnready, value, `set it to "pass" or "wait", or remove it`}
 	}
 	return d, nil
+}
+
+// Unenforced is why a pod is kept out of the mesh by policies, in words.
+func Unenforced(policies []string) string {
+	return "policies that Kmesh does not enforce select it: " + strings.Join(policies, ", ")
 }

@@ -79,11 +79,11 @@ func TestSetComesBack(t *testing.T) {
 	if s, err := Read(dir); err != nil || len(s.Namespaces) != 0 {
 		t.Fatalf("a missing set is %+v, %v", s, err)
 	}
-	for _, want := range []Set{set, {Namespaces: map[string]Mode{}}} {
+	for _, want := range []Set{set, {Namespaces: set.Namespaces, Policies: policies}, {Namespaces: map[string]Mode{}}} {
 		if err := Write(dir, want); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Read(dir); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := Read(dir); err != nil || !reflect.DeepEqual(got, want) || !got.Equal(want) {
 			t.Errorf("got %+v, %v", got, err)
 		}
 	}
@@ -141,6 +141,9 @@ func TestBrokenSetOptsNobodyIn(t *testing.T) {
 		"newer": func(p string) error {
 			return os.WriteFile(p, []byte(`{"version":2,"namespaces":{"in":"enroll"}}`), 0o600)
 		},
+		"policies that are none": func(p string) error {
+			return os.WriteFile(p, []byte(`{"version":1,"namespaces":{"in":"enroll"},"policies":{"everywhere":"root/lock"}}`), 0o600)
+		},
 		"directory": func(p string) error { return os.Mkdir(p, 0o700) },
 		"pipe":      func(p string) error { return syscall.Mkfifo(p, 0o600) },
 		"loop":      func(p string) error { return os.Symlink(p, p) },
@@ -173,7 +176,8 @@ func TestBrokenSetOptsNobodyIn(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "{}", "null", `{"version":1}`, `{"version":1,"namespaces":{"a":"enroll","b":"required","":"enroll","c":"later"},"controlPlane":["x"]}`, `{"version":1e99}`} {
+	for _, s := range []string{"", "{}", "null", `{"version":1}`, `{"version":1,"namespaces":{"a":"enroll","b":"required","":"enroll","c":"later"},"controlPlane":["x"]}`, `{"version":1e99}`,
+		`{"version":1,"namespaces":{"a":"enroll","b":"enroll"},"policies":{"everywhere":["r/x",""],"namespaces":{"a":["a/x","a/x"],"":["y/y"]},"some":{"a":["a/y"],"b":["b/x"],"c":[]}}}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -191,9 +195,24 @@ func FuzzParse(f *testing.F) {
 			if name == "" || mode != Enroll && mode != Required {
 				t.Errorf("namespace %q has mode %q", name, mode)
 			}
-			if d, err := Decide(name, nil, s); err != nil || d.Enroll == (controlPlane[name] || s.isControlPlane(name)) {
+			d, err := Decide(name, nil, s)
+			never, kept := controlPlane[name] || s.isControlPlane(name), len(s.Policies.Everywhere)+len(s.Policies.Namespaces[name])+len(s.Policies.Some[name]) > 0
+			if err != nil || d.Enroll == (never || kept) || (len(d.Policies) > 0) != (kept && !never) {
 				t.Errorf("%q: %+v, %v", name, d, err)
 			}
+			if d, err := Decide(name, map[string]string{AnnotationEnroll: "false"}, s); err != nil || d.Enroll && mode != Required || len(d.Policies) > 0 && mode != Required {
+				t.Errorf("%q, opted out: %+v, %v", name, d, err)
+			}
+		}
+		if p := s.Policies; !reflect.DeepEqual(p, p.Whole()) {
+			t.Errorf("policies %+v are not whole", p)
+		}
+		dir := t.TempDir()
+		if err := Write(dir, s); err != nil {
+			t.Errorf("%+v: %v", s, err)
+		}
+		if again, err := Read(dir); err != nil || !again.Equal(s) {
+			t.Errorf("%+v came back as %+v, %v", s, again, err)
 		}
 	})
 }

@@ -24,20 +24,23 @@ const (
 type Set struct {
 	Namespaces   map[string]Mode
 	ControlPlane []string // namespaces that are never enrolled, beside the built-in ones
+	Policies     Policies
 }
 
 // Equal says whether two sets answer alike for every pod.
 func (s Set) Equal(o Set) bool {
-	return maps.Equal(s.Namespaces, o.Namespaces) && slices.Equal(s.ControlPlane, o.ControlPlane)
+	return maps.Equal(s.Namespaces, o.Namespaces) && slices.Equal(s.ControlPlane, o.ControlPlane) && s.Policies.Equal(o.Policies)
 }
 
 func (s Set) isControlPlane(namespace string) bool { return slices.Contains(s.ControlPlane, namespace) }
 
-// file is the form on disk. A mode that a newer helper may write and this reader does not know is no mode.
+// file is the form on disk. A mode that a newer helper may write and this reader does not know is no mode; a key that it does not know it leaves out,
+// as a plugin does that is older than policies: what it enrols the helper lets go.
 type file struct {
 	Version      int             `json:"version"`
 	Namespaces   map[string]Mode `json:"namespaces"`
 	ControlPlane []string        `json:"controlPlane,omitempty"`
+	Policies     *Policies       `json:"policies,omitempty"`
 }
 
 // Path is where the set is kept below a state directory.
@@ -57,6 +60,9 @@ func Parse(data []byte) (Set, error) {
 		if name != "" && (mode == Enroll || mode == Required) {
 			s.Namespaces[name] = mode
 		}
+	}
+	if f.Policies != nil {
+		s.Policies = f.Policies.Whole()
 	}
 	return s, nil
 }
@@ -100,7 +106,11 @@ func Write(stateDir string, s Set) (err error) {
 			return fmt.Errorf("namespace set: namespace %q has mode %q: use %q or %q", name, mode, Enroll, Required)
 		}
 	}
-	data, err := json.MarshalIndent(file{Version: setVersion, Namespaces: s.Namespaces, ControlPlane: s.ControlPlane}, "", "  ")
+	f := file{Version: setVersion, Namespaces: s.Namespaces, ControlPlane: s.ControlPlane}
+	if p := s.Policies.Whole(); !p.Equal(Policies{}) {
+		f.Policies = &p
+	}
+	data, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return fmt.Errorf("namespace set: %w", err)
 	}
