@@ -128,6 +128,7 @@ func FuzzTranslate(f *testing.F) {
 			checkAnnounced(t, one)
 		}
 		x.Unenforced(nil)
+		x.Selection()
 	})
 }
 

@@ -35,6 +35,8 @@ type Index struct {
 	viaAddr map[netip.Addr]set              // the same, by its address
 	behind  map[netip.Addr][]*Workload      // by address, sorted by uid
 	local   map[string]*Workload            // those of this node
+	// chosen counts, by namespace, the workloads that name a policy.
+	chosen map[string]map[string]int
 
 	dirty map[string]bool
 	built map[string][]*mesh.Announced
@@ -51,7 +53,7 @@ func NewIndex(here Here) *Index {
 		policies: map[string]*mesh.Authorization{}, sources: map[string]string{},
 		members: map[string]map[string]*Workload{},
 		owners:  map[netip.Addr]set{}, via: map[string]set{}, viaAddr: map[netip.Addr]set{},
-		behind: map[netip.Addr][]*Workload{}, local: map[string]*Workload{},
+		behind: map[netip.Addr][]*Workload{}, local: map[string]*Workload{}, chosen: map[string]map[string]int{},
 		dirty: map[string]bool{}, built: map[string][]*mesh.Announced{},
 	}
 }
@@ -151,11 +153,13 @@ func (x *Index) workload(uid string, next *Workload) {
 		}
 		delete(x.local, uid)
 		delete(x.workloads, uid)
+		x.choose(last, -1)
 	}
 	if next == nil {
 		return
 	}
 	x.workloads[uid] = next
+	x.choose(next, 1)
 	for key := range next.services {
 		if x.members[key] == nil {
 			x.members[key] = map[string]*Workload{}
@@ -172,6 +176,22 @@ func (x *Index) workload(uid string, next *Workload) {
 	}
 	if x.here.Node != "" && next.Node == x.here.Node {
 		x.local[uid] = next
+	}
+}
+
+// choose counts the policies that a workload names, or takes them off again.
+func (x *Index) choose(w *Workload, by int) {
+	for _, name := range w.Policies {
+		count := x.chosen[w.Namespace]
+		if count == nil {
+			count = map[string]int{}
+			x.chosen[w.Namespace] = count
+		}
+		if count[name] += by; count[name] == 0 {
+			if delete(count, name); len(count) == 0 {
+				delete(x.chosen, w.Namespace)
+			}
+		}
 	}
 }
 

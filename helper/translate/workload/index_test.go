@@ -78,7 +78,7 @@ func TestRandomChanges(t *testing.T) {
 				w.GetWorkload().Node = []string{"n1", "n2"}[r.IntN(2)]
 				w.GetWorkload().Network = []string{"", "net", "far"}[r.IntN(3)]
 				w.GetWorkload().Capacity = wrapperspb.UInt32(uint32(r.IntN(3)))
-				w.GetWorkload().AuthorizationPolicies = []string{hosts[r.IntN(4)]}
+				w.GetWorkload().AuthorizationPolicies = []string{hosts[r.IntN(4)], hosts[r.IntN(4)]}
 				a := translated(w)
 				now[a.Name] = a
 				x.Put(a)
@@ -107,6 +107,9 @@ func TestRandomChanges(t *testing.T) {
 			if got, want := x.Unenforced(nil), fresh.Unenforced(nil); !reflect.DeepEqual(got, want) {
 				t.Fatalf("seed %d step %d:\n%v\nwant\n%v", seed, step, got, want)
 			}
+			if got, want := x.Selection(), fresh.Selection(); !reflect.DeepEqual(got, want) {
+				t.Fatalf("seed %d step %d:\n%v\nwant\n%v", seed, step, got, want)
+			}
 			for i := range byte(6) {
 				addr := netip.AddrFrom4([4]byte{10, 0, 0, i})
 				if got, want := x.Behind(addr), fresh.Behind(addr); (got == nil) != (want == nil) || got != nil && got.UID != want.UID {
@@ -119,7 +122,7 @@ func TestRandomChanges(t *testing.T) {
 			x.Remove(name)
 		}
 		x.Flush()
-		if n := len(x.services) + len(x.workloads) + len(x.members) + len(x.owners) + len(x.via) + len(x.viaAddr) + len(x.behind) + len(x.local) + len(x.built) + len(x.dirty); n != 0 {
+		if n := len(x.services) + len(x.workloads) + len(x.members) + len(x.owners) + len(x.via) + len(x.viaAddr) + len(x.behind) + len(x.local) + len(x.chosen) + len(x.built) + len(x.dirty); n != 0 {
 			t.Fatalf("seed %d: %d entries are left: %+v", seed, n, x)
 		}
 	}
@@ -207,6 +210,49 @@ func TestPoliciesOf(t *testing.T) {
 	want := map[string][]string{"shop/one": {"root/all", "shop/all", "shop/chosen", "shop/unsent"}, "till/two": {"root/all"}}
 	if got := x.PoliciesOf(); !reflect.DeepEqual(got, want) {
 		t.Errorf("%v\nwant %v", got, want)
+	}
+}
+
+// TestSelection: a policy keeps out the pods that it selects, where it is known whom; and
+// where it goes by labels, the namespaces in which it may.
+func TestSelection(t *testing.T) {
+	x := NewIndex(Here{Node: "n"})
+	put := func(uid, namespace, node string, policies ...string) {
+		w := aWorkload(uid, 0, 1)
+		w.GetWorkload().Namespace, w.GetWorkload().Node, w.GetWorkload().AuthorizationPolicies = namespace, node, policies
+		x.Put(translated(w))
+	}
+	put("one", "shop", "n", "shop/chosen", "shop/unsent", "shop/tried", "shop/chosen")
+	put("two", "till", "n")
+	put("far", "bank", "m", "root/strict") // of another node: its namespace has pods here at any time
+	for name, p := range map[string]*mesh.Authorization{
+		"shop/chosen": {Scope: mesh.AuthSelector, Namespace: "shop"},
+		"farm/chosen": {Scope: mesh.AuthSelector, Namespace: "farm"}, // of which nothing is known yet
+		"shop/all":    {Scope: mesh.AuthNamespace, Namespace: "shop"},
+		"root/all":    {Scope: mesh.AuthGlobal, Namespace: "root"},
+		"root/strict": {Scope: mesh.AuthSelector, Namespace: "root"},
+		"root/trial":  {Scope: mesh.AuthGlobal, Namespace: "root", DryRun: true},
+		"shop/tried":  {Scope: mesh.AuthSelector, Namespace: "shop", DryRun: true},
+	} {
+		x.PutAuthorization(&Authorization{Name: name, Policy: p}, "server")
+	}
+	at := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	want := Selection{
+		Everywhere: []string{"root/all"},
+		Namespaces: map[string][]string{"shop": {"shop/all"}},
+		Some:       map[string][]string{"shop": {"shop/chosen", "shop/unsent"}, "farm": {"farm/chosen"}, "root": {"root/strict"}, "bank": {"root/strict"}},
+		Local: map[string]Selected{
+			"shop/one": {at, []string{"root/all", "shop/all", "shop/chosen", "shop/unsent"}},
+			"till/two": {at, []string{"root/all"}},
+		},
+	}
+	if got := x.Selection(); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v\nwant %+v", got, want)
+	}
+	// With what names it the policy of the whole mesh is gone from a namespace.
+	x.Remove("far")
+	if got := x.Selection().Some["bank"]; got != nil {
+		t.Errorf("no workload of the namespace is left, and it has %q", got)
 	}
 }
 

@@ -68,31 +68,6 @@ func (x *Index) Unenforced(enrolled func(*mesh.Workload) bool) []mesh.Verdict {
 	return append(out, x.unknownWaypoints()...)
 }
 
-// PoliciesOf returns the names of the policies that select this node's workloads and are
-// not enforced, sorted, by "namespace/name" of the workload. A workload that names one that
-// nobody has sent has it, too.
-func (x *Index) PoliciesOf() map[string][]string {
-	out := make(map[string][]string)
-	for _, w := range x.local {
-		var names []string
-		for name, p := range x.policies {
-			if !p.DryRun && selects(p, name, w) {
-				names = append(names, name)
-			}
-		}
-		for _, name := range w.Policies {
-			if x.policies[name] == nil {
-				names = append(names, name)
-			}
-		}
-		if len(names) > 0 {
-			slices.Sort(names)
-			out[w.Namespace+"/"+w.Name] = slices.Compact(names)
-		}
-	}
-	return out
-}
-
 // unknownWaypoints are the services that lead to a waypoint that nobody has sent.
 func (x *Index) unknownWaypoints() []mesh.Verdict {
 	var out []mesh.Verdict
