@@ -240,6 +240,14 @@ func (w *Workloads) PoliciesOf() map[string][]string {
 	return w.index.PoliciesOf()
 }
 
+// Selection returns whom policies select that are not enforced; false while there has been no
+// word of the policies or of the workloads.
+func (w *Workloads) Selection() (workload.Selection, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.index.Selection(), w.seen[AddressType] && w.seen[AuthorizationType]
+}
+
 // Heard says whether there has been word of the services and workloads.
 func (w *Workloads) Heard() bool {
 	w.mu.Lock()

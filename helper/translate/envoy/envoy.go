@@ -62,6 +62,9 @@ type Listener struct {
 	References []Reference
 	// Rest: it gets what matches no other listener.
 	Rest bool
+	// Unenforced are the authorization policies of a listener that is not governed since it
+	// is inbound, sorted; one without a name is called after the listener.
+	Unenforced []string
 }
 
 // Cluster is what became of a Cluster.

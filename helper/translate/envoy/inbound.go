@@ -56,26 +56,45 @@ func direction(r *report, v protoreflect.Value) rule {
 	return condition(msgInbound + r.inbound)
 }
 
-// unenforced says which authorization of an inbound listener is not enforced; "" if there
-// is none in it.
-func unenforced(l *listenerv3.Listener) string {
-	if !inbound(l) {
-		return ""
-	}
+// unenforced returns the authorization policies of an inbound listener; "" is one that has no
+// name.
+func unenforced(l *listenerv3.Listener) policies {
 	found := policies{}
+	if !inbound(l) {
+		return found
+	}
 	for _, fc := range append(slices.Clone(l.GetFilterChains()), l.GetDefaultFilterChain()) {
 		for _, f := range fc.GetFilters() {
 			found.filter(f.GetTypedConfig())
 		}
 	}
-	switch {
-	case len(found) == 0:
+	return found
+}
+
+// message says that they are not enforced; "" if there are none.
+func (p policies) message() string {
+	switch names := p.named(); {
+	case len(p) == 0:
 		return ""
-	case len(found) == 1 && found[""]:
+	case len(names) == 0:
 		return msgUnenforced
+	default:
+		return msgUnenforced + " (" + strings.Join(names, ", ") + ")"
 	}
-	delete(found, "")
-	return msgUnenforced + " (" + strings.Join(slices.Sorted(maps.Keys(found)), ", ") + ")"
+}
+
+// named are those that have a name, sorted.
+func (p policies) named() []string {
+	names := slices.Sorted(maps.Keys(p))
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
+}
+
+// of are the names of all of them, where they are in a listener.
+func (p policies) of(listener string) []string {
+	if names := p.named(); len(names) > 0 || len(p) == 0 {
+		return names
+	}
+	return []string{"the authorization of listener " + listener}
 }
 
 // policies are the names of authorization policies; "" is one that has none.

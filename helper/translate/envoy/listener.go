@@ -20,6 +20,8 @@ const (
 func TranslateListener(l *listenerv3.Listener, source string) *Listener {
 	r := newReport(source, TypeListener, l.GetName())
 	out := &Listener{Name: l.GetName()}
+	policies := unenforced(l)
+	r.inbound, out.Unenforced = policies.message(), policies.of(l.GetName())
 	got := r.listener(l)
 	out.Verdicts = r.done()
 	if unserved(l) {
@@ -51,7 +53,6 @@ func (r *report) listener(l *listenerv3.Listener) served {
 		}
 	}
 	r.rest = getsRest(l)
-	r.inbound = unenforced(l)
 	governed := !r.walk(l, "")
 	binds, ok := r.addresses(l)
 	if ok && r.rest {
