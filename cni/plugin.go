@@ -199,6 +199,9 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	} else if err != nil || len(warnings) > 0 {
 		c.log("ADD", append(warnings, err)...)
 	}
+	if err == nil && len(decision.Policies) > 0 {
+		c.refuse(args, decision)
+	}
 	if err != nil {
 		return err
 	}
@@ -243,6 +246,21 @@ func (c *call) enroll(args *skel.CmdArgs, decision optin.Decision) error {
 		return nil
 	}
 	return err
+}
+
+// refuse notes that a pod starts as one that did not opt in, since policies keep it out, or may. It is for people: nothing of it can fail the pod.
+func (c *call) refuse(args *skel.CmdArgs, decision optin.Decision) {
+	d, err := c.dirs()
+	if err != nil {
+		return
+	}
+	req := c.request(args)
+	log := openLog(d.run).With("verb", "ADD", "containerID", req.ContainerID, "namespace", req.Namespace, "pod", req.Name)
+	log.Warn("pod starts ungoverned, as policy.unenforced: refuse-enrolment asks for", "reason", decision.Reason)
+	err = netns.New(netns.Options{BPFFS: d.bpffs, RunDir: d.run}).Record(context.Background(), req, netns.Refused, decision.Reason)
+	if err != nil {
+		log.Warn("no record", "error", err)
+	}
 }
 
 func (p *plugin) del(args *skel.CmdArgs) error {

@@ -115,6 +115,13 @@ func notEnrolled() map[string]func(t *testing.T, e *env, c *pluginCall) {
 		"keys broken": func(_ *testing.T, _ *env, c *pluginCall) {
 			c.extra = map[string]string{"bpffs": "7", "runDir": `"x"`, "stateDir": "[]", "cni.dev/valid-attachments": "7"}
 		},
+		"opted out, with policies": func(t *testing.T, e *env, c *pluginCall) {
+			c.annotations = map[string]string{"kmesh.net/enroll": "false"}
+			writeSet(t, e, optin.Set{Namespaces: map[string]optin.Mode{"shop": optin.Enroll}, Policies: optin.Policies{Everywhere: []string{"root/lock"}}})
+		},
+		"policies broken": func(t *testing.T, e *env, _ *pluginCall) {
+			writeState(t, e, `{"version":1,"namespaces":{"shop":"enroll"},"policies":{"some":["shop"]}}`)
+		},
 		"namespace set broken": func(t *testing.T, e *env, _ *pluginCall) { writeState(t, e, "{") },
 		"namespace set of the future": func(t *testing.T, e *env, _ *pluginCall) {
 			writeState(t, e, `{"version":2,"namespaces":{"shop":"enroll"}}`)

@@ -26,6 +26,7 @@ const (
 	Enrolled Outcome = "enrolled"
 	Passed   Outcome = "passed" // not governed, as the pod's kmesh.net/on-unready annotation asks for
 	Failed   Outcome = "failed"
+	Refused  Outcome = "refused" // not governed: policies that are not enforced keep it out, or may
 )
 
 // Record is what a person wants to know of an attempt. Nothing of ours depends on it.
