@@ -33,6 +33,8 @@ type Node struct {
 	Pods      *apiv1.PodsResponse
 	// Kubernetes is nil where no API server is followed.
 	Kubernetes *apiv1.Kubernetes
+	// RefusesEnrolment: pods are kept out that policies select which are not enforced.
+	RefusesEnrolment bool
 }
 
 // Workloads is how the workload API is.
@@ -57,6 +59,8 @@ func StatusOf(n Node) *apiv1.StatusResponse {
 		Kubernetes:    n.Kubernetes,
 		ScopesRefused: n.Scopes.Refused,
 		ScopesShared:  uint32(n.Scopes.Shared),
+
+		RefusesEnrolment: n.RefusesEnrolment,
 	}
 	v := verdicts{out: out, seen: make(map[mesh.Verdict]bool)}
 	if d := n.Scopes.Default; d != nil {

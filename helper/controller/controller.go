@@ -32,6 +32,7 @@ import (
 	"kmesh/helper/publish"
 	"kmesh/helper/resolve"
 	"kmesh/helper/scopes"
+	"kmesh/helper/translate/workload"
 	"kmesh/netns"
 )
 
@@ -64,6 +65,9 @@ type Options struct {
 	// Unenforceable is what becomes of what asks for an action that cannot be enforced:
 	// ServeUnenforceable or RefuseUnenforceable.
 	Unenforceable string
+	// Unenforced is what becomes of pods that authorization policies select which are not
+	// enforced: ReportUnenforced or RefuseEnrolment.
+	Unenforced string
 	// FlowsPerPod is the most connections routed by request that one pod may have open.
 	FlowsPerPod uint32
 	// SweepEvery is the time between two looks at the pods: left-overs, drifted links,
@@ -105,7 +109,8 @@ type Controller struct {
 	scopes  *scopes.Manager
 	ids     *identities // nil: no identities but the helper's
 
-	workloads *workloads // nil: the workload API is not followed
+	workloads *workloads          // nil: the workload API is not followed
+	selected  *workload.Selection // what heardOf passed on last
 	names     *resolve.Resolver
 	probe     *probe.Probe
 	tables    *installed.Tables
@@ -122,6 +127,9 @@ type Controller struct {
 
 // Run runs the helper until ctx ends.
 func Run(ctx context.Context, opts Options) error {
+	if err := opts.checkUnenforced(); err != nil {
+		return err
+	}
 	unlock, err := Lock(opts.RunDir)
 	if err != nil {
 		return err
@@ -175,6 +183,8 @@ func (c *Controller) makeKeeper(ctx context.Context) error {
 	}
 	cluster, err := kube.Connect(ctx, c.opts.Kubeconfig, c.opts.NodeName, c.opts.Log)
 	switch {
+	case errors.Is(err, kube.ErrNone) && c.opts.Unenforced == RefuseEnrolment:
+		return fmt.Errorf("--policy-unenforced %s is about pods that the API server tells of: give --kubeconfig, or leave it out: %w", RefuseEnrolment, err)
 	case errors.Is(err, kube.ErrNone):
 		c.opts.Log.Info("pods are followed by the plugin alone", "why", err)
 	case err != nil:
@@ -190,6 +200,9 @@ func (c *Controller) makeKeeper(ctx context.Context) error {
 	}
 	if c.workloads != nil {
 		opts.Policies = c.workloads.store.PoliciesOf
+	}
+	if c.opts.Unenforced == RefuseEnrolment {
+		opts.Barred = c.barred
 	}
 	c.keeper = pods.New(opts)
 	return nil
@@ -263,7 +276,7 @@ func (c *Controller) run(ctx context.Context) error {
 	g.Go(func() error { return asFlag(c.scopes.Run(ctx)) })
 	g.Go(func() error { return c.names.Run(ctx, c.scopes.Resolved) })
 	if c.workloads != nil {
-		g.Go(func() error { return asFlag(c.workloads.run(ctx, c.scopes.Heard)) })
+		g.Go(func() error { return asFlag(c.workloads.run(ctx, c.heardOf)) })
 	}
 	g.Go(func() error { return c.recount(ctx) })
 	g.Go(func() error { return c.forget(ctx) })
@@ -285,6 +298,9 @@ func (c *Controller) publish(ctx context.Context, s *mesh.Snapshot) error {
 		c.taken.Store(true)
 	}
 	c.ready.Store(true)
+	if c.opts.Unenforced == RefuseEnrolment {
+		c.keeper.Poke() // a view may be known now
+	}
 	// The first time also: an earlier helper may have died between the two.
 	if len(res.Removed) > 0 || first {
 		c.keeper.EndUDP(ctx)

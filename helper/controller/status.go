@@ -47,6 +47,8 @@ func (c *Controller) Status(ctx context.Context) (*apiv1.StatusResponse, error) 
 
 		Kubernetes: c.kubernetes(),
 		Workloads:  workloads,
+
+		RefusesEnrolment: c.opts.Unenforced == RefuseEnrolment,
 	}), nil
 }
 
@@ -58,7 +60,7 @@ func (c *Controller) kubernetes() *apiv1.Kubernetes {
 	st := c.cluster.Status()
 	out := &apiv1.Kubernetes{Server: st.Server, Synced: st.Synced, Problem: st.Problem, SinceUnixSeconds: st.Since.Unix()}
 	for _, p := range c.keeper.Plans() {
-		out.Plans = append(out.Plans, &apiv1.PodPlan{Namespace: p.Namespace, Name: p.Name, What: p.What})
+		out.Plans = append(out.Plans, &apiv1.PodPlan{Namespace: p.Namespace, Name: p.Name, What: p.What, Policies: p.Policies})
 	}
 	return out
 }

@@ -85,6 +85,7 @@ func root() *cobra.Command {
 	run.Flags().StringVar(&opts.NodeIP, "node-ip", os.Getenv("NODE_IP"), "address of this node, announced for scopes")
 	run.Flags().DurationVar(&opts.SweepEvery, "sweep-every", 15*time.Second, "time between two looks for what pods that are gone left, and what an update left")
 	run.Flags().StringVar(&opts.Unenforceable, "unenforceable-actions", controller.ServeUnenforceable, "what asks for an action that cannot be enforced is served without it ("+controller.ServeUnenforceable+"), or refused ("+controller.RefuseUnenforceable+"): routes with 503, connections to listeners and clusters")
+	run.Flags().StringVar(&opts.Unenforced, "policy-unenforced", controller.ReportUnenforced, "pods that authorization policies select which are not enforced are enrolled, and it is told ("+controller.ReportUnenforced+"), or not enrolled while they do ("+controller.RefuseEnrolment+")")
 	run.Flags().Uint32Var(&opts.FlowsPerPod, "flows-per-pod", 0, fmt.Sprintf("most connections of one pod that are routed by request at a time; 0: as it was set last, at first %d", bpf.DefaultFlowsPerPod))
 	run.Flags().StringVar(&opts.Kubeconfig, "kubeconfig", "", "file that names the API server (default: that of the cluster in whose pod this runs; none elsewhere)")
 	run.Flags().StringVar(&opts.NodeName, "node-name", os.Getenv("NODE_NAME"), "name of this node at the API server")

@@ -146,8 +146,12 @@ func configs(s *apiv1.StatusResponse) []named {
 // policies: what somebody relies on for security, and is not done.
 func (c *checker) policies(s *apiv1.StatusResponse) {
 	for _, v := range s.GetVerdicts() {
-		if v.GetClass() == mesh.UnsupportedAction.String() && isPolicy(v) {
-			c.fault(verdictLine(v), "do not rely on it: take the pods out of the mesh (kmesh.net/enroll: \"false\") and give them a sidecar, or enforce it by a NetworkPolicy")
+		switch {
+		case v.GetClass() != mesh.UnsupportedAction.String() || !isPolicy(v):
+		case s.GetRefusesEnrolment():
+			c.warn(verdictLine(v), "nothing: the pods that it selects are let go (policy.unenforced: refuse-enrolment), when nothing of them is open any more")
+		default:
+			c.fault(verdictLine(v), "do not rely on it: take the pods out of the mesh (kmesh.net/enroll: \"false\"; policy.unenforced: refuse-enrolment does) and give them a sidecar, or enforce it by a NetworkPolicy")
 		}
 	}
 }
@@ -164,7 +168,12 @@ func (c *checker) pods(s *apiv1.StatusResponse) {
 		c.fault(fmt.Sprintf("%d pods are not governed as they were enrolled", n), "kmeshctl pods says which; the helper repairs what can be, and says in its log what cannot: make the pod anew")
 	}
 	for _, plan := range s.GetKubernetes().GetPlans() {
-		c.warn("pod "+podName(plan.GetNamespace(), plan.GetName())+" "+plan.GetWhat(), "nothing, if that is as wanted; else change the annotation or label that asks for it")
+		what := "pod " + podName(plan.GetNamespace(), plan.GetName()) + " " + plan.GetWhat()
+		if len(plan.GetPolicies()) > 0 {
+			c.warn(what, "take these policies away, or leave the pod to a sidecar, which enforces them; policy.unenforced: report enrols it and only says so")
+			continue
+		}
+		c.warn(what, "nothing, if that is as wanted; else change the annotation or label that asks for it")
 	}
 }
 

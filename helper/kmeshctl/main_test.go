@@ -231,7 +231,24 @@ func TestTables(t *testing.T) {
 		Phase: "live", Xds: &apiv1.Xds{Connected: true}, Config: &apiv1.Config{Version: 1, Published: 1}, Pods: &apiv1.PodCounts{Live: 2},
 		Verdicts: []*apiv1.Verdict{{Class: "default"}}, Maps: []*apiv1.Map{{Name: "km_slots", Entries: 10, Capacity: 100}},
 	}})
+	// With --policy-unenforced refuse-enrolment: whom a policy selects is out of the mesh, or on its way.
+	refusing := serve(t, answers{
+		status: &apiv1.StatusResponse{
+			Phase: "live", Workloads: &apiv1.Xds{Connected: true}, Config: &apiv1.Config{Version: 1, Published: 1}, Pods: &apiv1.PodCounts{Live: 2, Draining: 1},
+			Verdicts:         scoped.Verdicts[:1],
+			RefusesEnrolment: true,
+			Kubernetes: &apiv1.Kubernetes{Server: "https://10.96.0.1:443", Synced: true, Plans: []*apiv1.PodPlan{
+				{Namespace: "shop", Name: "web-1", What: "drains, and is let go when nothing of it is open any more (open: 3): policies that Kmesh does not enforce select it: shop/deny-all", Policies: []string{"shop/deny-all"}},
+				{Namespace: "shop", Name: "web-2", What: "is not enrolled: policies that Kmesh does not enforce select it: shop/deny-all", Policies: []string{"shop/deny-all"}},
+			}},
+		},
+		pods: &apiv1.PodsResponse{NotEnrolled: []*apiv1.NotEnrolled{
+			{ContainerId: "beef", Namespace: "shop", Name: "web-2", Outcome: "refused", Reason: "policies that Kmesh does not enforce select it: shop/deny-all", UnixSeconds: 1700000000},
+		}},
+	})
 	for _, tt := range []struct{ name, socket, command string }{
+		{"check_refusing", refusing, "check"},
+		{"describe_refused", refusing, "describe pod shop/web-2"},
 		{"status", socket, "status"},
 		{"status_scopes", many, "status"},
 		{"check", socket, "check"},
@@ -254,7 +271,7 @@ func TestTables(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stdout, stderr := kmeshctl(t, append([]string{"--socket", tt.socket}, strings.Fields(tt.command)...)...)
-			if want := map[bool]int{true: exitError}[tt.command == "check" && tt.socket != good]; code != want || stderr != "" {
+			if want := map[bool]int{true: exitError}[tt.command == "check" && tt.socket != good && tt.socket != refusing]; code != want || stderr != "" {
 				t.Fatalf("exit code %d, stderr %q", code, stderr)
 			}
 			golden := filepath.Join("testdata", tt.name+".txt")

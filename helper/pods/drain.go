@@ -64,6 +64,9 @@ func (n *now) finish(ctx context.Context, p plan.Pod, step plan.Step) {
 	n.opts.Counted("released", 1)
 	n.opts.Log.Info("pod let go", "namespace", p.Namespace, "pod", p.Name, "reason", step.Reason)
 	n.tell(p, Released, fmt.Sprintf("Not governed any more (%s)", step.Reason))
+	if len(step.Policies) > 0 {
+		n.again(soonest) // to say what keeps it out
+	}
 }
 
 // resume takes a drain back.

@@ -38,6 +38,7 @@ import (
 	"kmesh/bpf"
 	"kmesh/helper/pods/cached"
 	"kmesh/helper/pods/hint"
+	"kmesh/helper/pods/plan"
 	"kmesh/netns"
 )
 
@@ -62,6 +63,9 @@ type Options struct {
 	// Policies are those that select pods and are not enforced, by "namespace/name"; nil:
 	// nobody says.
 	Policies func() map[string][]string
+	// Barred are those that keep the pods out of the mesh that they select; nil: none does,
+	// and they are told of only. Poke says that they are others.
+	Barred func(plan.View) plan.Policies
 	// Own are namespaces that are never enrolled, beside the built-in ones.
 	Own []string
 	// StateDir is where the plugin finds the set of namespaces.
@@ -72,7 +76,8 @@ type Options struct {
 
 // Keeper keeps the pods.
 type Keeper struct {
-	opts Options
+	opts  Options
+	poked chan struct{} // has room for one
 
 	mu     sync.Mutex
 	ours   bool // the pods are to run this layout's programs
@@ -97,7 +102,15 @@ func New(opts Options) *Keeper {
 	if opts.CacheDir == "" {
 		opts.CacheDir = cached.DefaultDir
 	}
-	return &Keeper{opts: opts, drains: make(map[uint32]*drain), said: make(map[string]said)}
+	return &Keeper{opts: opts, poked: make(chan struct{}, 1), drains: make(map[uint32]*drain), said: make(map[string]said)}
+}
+
+// Poke tells that the policies of pods may be others than before. It does not wait.
+func (k *Keeper) Poke() {
+	select {
+	case k.poked <- struct{}{}:
+	default:
+	}
 }
 
 // round updates links to the programs that are pinned now, each atomically: those

@@ -39,6 +39,9 @@ func (k *Keeper) follow(ctx context.Context) error {
 			k.opts.Noticed()
 			timer.Reset(gather)
 			continue
+		case <-k.poked:
+			timer.Reset(gather)
+			continue
 		case <-timer.C:
 		}
 		timer.Reset(min(k.opts.Every, r.reconcile(ctx)))
@@ -71,6 +74,7 @@ type now struct {
 	cache map[string][]cached.Attachment
 	// layouts are the flows of all of them, read when a pod drains.
 	layouts []flows
+	barred  *plan.Policies // nil: none keeps a pod out
 	plans   []Plan
 	next    time.Duration
 }
@@ -87,8 +91,7 @@ func (r *reconciler) reconcile(ctx context.Context) time.Duration {
 	if !ok {
 		return never // a view's coming is a change
 	}
-	r.publishSet(view.Namespaces)
-	n := &now{reconciler: r, view: view, next: never}
+	n := &now{reconciler: r, view: view, next: never, barred: r.publishSet(view)}
 	defer func() { r.setPlans(n.plans) }()
 	if err := n.look(ctx); err != nil {
 		if ctx.Err() == nil {
@@ -101,25 +104,41 @@ func (r *reconciler) reconcile(ctx context.Context) time.Duration {
 		if ctx.Err() != nil {
 			break
 		}
-		n.do(ctx, p, plan.Next(p, view.Namespaces, r.opts.Own, stateOf(n.known[p.UID])))
+		n.do(ctx, p, plan.Next(p, view.Namespaces, r.opts.Own, n.barred, stateOf(n.known[p.UID])))
 	}
-	n.tellPolicies()
+	if n.barred == nil {
+		n.tellPolicies()
+	}
 	return n.next
 }
 
-// publishSet gives the plugin the set of namespaces, where that on disk is another. A
-// last good one stays when the API server is away, since there is no view then.
-func (r *reconciler) publishSet(namespaces plan.Namespaces) {
-	want := namespaces.Set(r.opts.Own)
+// publishSet gives the plugin the set of namespaces, and of policies that keep pods out, where
+// that on disk is another; it returns those policies. A last good set stays when the API
+// server is away, since there is no view then; and its policies while these are not known.
+func (r *reconciler) publishSet(view plan.View) *plan.Policies {
 	has, err := optin.Read(r.opts.StateDir)
+	var barred *plan.Policies
+	if r.opts.Barred != nil {
+		now := r.opts.Barred(view).With(has.Policies)
+		barred = &now
+	}
+	want := view.Namespaces.Set(r.opts.Own, barred)
 	if err == nil && has.Equal(want) {
-		return
+		return barred
+	}
+	log := r.opts.Log
+	if barred != nil {
+		log = log.With("policiesEverywhere", len(want.Policies.Everywhere), "policiesInNamespaces", len(want.Policies.Namespaces)+len(want.Policies.Some))
+		if err != nil {
+			log.Warn("the set of namespaces on disk cannot be read, and is written anew", "err", err)
+		}
 	}
 	if err := optin.Write(r.opts.StateDir, want); err != nil {
 		r.opts.Log.Error("the set of namespaces that opted in is not on disk; the plugin goes by the old one", "err", err)
-		return
+		return barred
 	}
-	r.opts.Log.Info("wrote the set of namespaces that opted in", "namespaces", len(want.Namespaces))
+	log.Info("wrote the set of namespaces that opted in", "namespaces", len(want.Namespaces))
+	return barred
 }
 
 // look finds out how the pods are.
@@ -194,6 +213,12 @@ func (n *now) do(ctx context.Context, p plan.Pod, step plan.Step) {
 		delete(n.drains, p.UID)
 		delete(n.quiet, p.UID)
 	}
+	before := len(n.plans)
+	defer func() {
+		for i := range n.plans[before:] {
+			n.plans[before+i].Policies = step.Policies
+		}
+	}()
 	switch step.Action {
 	case plan.Enroll:
 		n.enroll(ctx, p, step)
@@ -206,6 +231,11 @@ func (n *now) do(ctx context.Context, p plan.Pod, step plan.Step) {
 	case plan.Refuse:
 		n.plan(p, "stays as it is: "+step.Reason)
 		n.tell(p, NotGoverned, "It stays as it is: "+step.Reason)
+	case plan.Bar:
+		n.bar(p, step)
+	case plan.Wait:
+		n.plan(p, "is not enrolled yet: "+step.Reason)
+		n.again(latest) // a word of it comes as a change
 	}
 }
 

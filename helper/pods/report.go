@@ -24,7 +24,7 @@ const (
 	Released      Reason = "Released"      // and has nothing open any more
 	DriftRepaired Reason = "DriftRepaired" // was not as it had been enrolled
 	DriftRemains  Reason = "DriftRemains"  // and cannot be repaired
-	NotEnforced   Reason = "NotEnforced"   // policies select it that nobody enforces
+	NotEnforced   Reason = "NotEnforced"   // policies select it that nobody enforces; it is told of them, or kept out
 )
 
 var warnings = map[Reason]bool{EnrollFailed: true, NotGoverned: true, DriftRepaired: true, DriftRemains: true, NotEnforced: true}
@@ -42,6 +42,8 @@ type Cluster interface {
 // Plan is what will become of a pod that is not as it asks to be, in words.
 type Plan struct {
 	Namespace, Name, What string
+	// Policies keep it out of the mesh.
+	Policies []string
 }
 
 // Plans are those of all pods, by name.
@@ -61,7 +63,7 @@ func (k *Keeper) setPlans(plans []Plan) {
 }
 
 func (n *now) plan(p plan.Pod, what string) {
-	n.plans = append(n.plans, Plan{p.Namespace, p.Name, what})
+	n.plans = append(n.plans, Plan{Namespace: p.Namespace, Name: p.Name, What: what})
 }
 
 // maxMessage is the API server's bound of an event's message.
@@ -108,6 +110,12 @@ func (n *now) tellPolicies() {
 		n.opts.Cluster.Event(p, true, string(NotEnforced), message)
 	}
 	n.policies = next
+}
+
+// bar leaves a pod out that policies keep out, and says so.
+func (n *now) bar(p plan.Pod, step plan.Step) {
+	n.plan(p, "is not enrolled: "+step.Reason)
+	n.tell(p, NotEnforced, "Not enrolled, as policy.unenforced: refuse-enrolment asks for. Take the policies away, or leave the pod to a sidecar, which enforces them: "+step.Reason)
 }
 
 // said is a word about a pod.

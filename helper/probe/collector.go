@@ -56,12 +56,13 @@ var (
 	scopes     = gauge("kmesh_scopes", "Views of the mesh that pods have of their own, by state; absent with one view for all.", "state")
 	apiServer  = gauge("kmesh_api_server_connected", "1 while the API server answers; absent where none is followed.")
 	unsettled  = gauge("kmesh_pods_unsettled", "Pods that are not as they, or their namespaces, ask them to be; absent where no API server is followed.")
+	keptOut    = gauge("kmesh_pods_kept_out", "Pods that ask to be governed and are not, or are let go, since policies select them that are not enforced; absent where no API server is followed.")
 
 	scrapeErrors = counter("kmesh_scrape_errors_total", "Reads of a source of metrics that failed.", "source")
 
 	all = []series{
 		opened, closed, failed, sent, received, flows, passed, refused, active,
-		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, updated, stale, scopes, apiServer, unsettled, scrapeErrors,
+		mapEntries, mapCapacity, pods, links, generation, problems, verdicts, connected, updated, stale, scopes, apiServer, unsettled, keptOut, scrapeErrors,
 		requests, durations, events,
 	}
 )
@@ -238,6 +239,11 @@ func readStatus(ctx context.Context, from Status, s *samples) error {
 		}
 		s.add(apiServer, up)
 		s.add(unsettled, float64(len(k.Plans)))
+		barred := 0
+		for _, p := range k.Plans {
+			barred += min(len(p.GetPolicies()), 1)
+		}
+		s.add(keptOut, float64(barred))
 	}
 	for _, class := range classes {
 		s.add(verdicts, 0, class.String())

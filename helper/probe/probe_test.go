@@ -68,7 +68,7 @@ func full() *fake {
 			Verdicts:   []*apiv1.Verdict{{Class: "not-enforced"}, {Class: "not-enforced"}},
 			Maps:       []*apiv1.Map{{Name: "km_endpoints", Entries: 3, Capacity: 200000}},
 			Pods:       &apiv1.PodCounts{Live: 2, LinksLive: 22, LinksSevered: 1, Draining: 3},
-			Kubernetes: &apiv1.Kubernetes{Synced: true, Plans: []*apiv1.PodPlan{{Name: "a"}, {Name: "b"}}},
+			Kubernetes: &apiv1.Kubernetes{Synced: true, Plans: []*apiv1.PodPlan{{Name: "a"}, {Name: "b", Policies: []string{"shop/deny", "shop/lock"}}}},
 		},
 	}
 }
@@ -126,6 +126,7 @@ kmesh_pod_actions_total{action="drift_repaired"} 2
 kmesh_pod_actions_total{action="enroll_failed"} 0
 kmesh_pod_actions_total{action="late_enrolled"} 0
 kmesh_pod_actions_total{action="released"} 0
+kmesh_pods_kept_out 1
 kmesh_pods_unsettled 2
 kmesh_pods{state="draining"} 3
 kmesh_pods{state="drift"} 0
@@ -222,7 +223,7 @@ func TestAwkwardSources(t *testing.T) {
 		{"an empty status", func(f *fake) { f.status = &apiv1.StatusResponse{} },
 			[]string{`kmesh_config_generation 0`, `kmesh_pods{state="live"} 0`, `kmesh_xds_connected 0`}, nil},
 		{"API server away", func(f *fake) { f.status.Kubernetes.Problem = "refused" }, []string{`kmesh_api_server_connected 0`}, nil},
-		{"no API server", func(f *fake) { f.status.Kubernetes = nil }, nil, []string{"kmesh_api_server_connected", "kmesh_pods_unsettled"}},
+		{"no API server", func(f *fake) { f.status.Kubernetes = nil }, nil, []string{"kmesh_api_server_connected", "kmesh_pods_unsettled", "kmesh_pods_kept_out"}},
 		{"of two scopes one is away", func(f *fake) {
 			f.status.Xds = nil
 			f.status.Scopes = []*apiv1.Scope{

@@ -42,7 +42,9 @@ var allowed = map[string][]string{
 		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
 		"helper/translate/workload/address", "helper/translate/workload/policy",
 	},
-	"helper/scopes":      {"helper/mesh", "helper/xds", "helper/snapshot", "helper/lastgood", "helper/pods/plan", "netns"},
+	"helper/scopes": {
+		"helper/mesh", "helper/xds", "helper/translate/workload", "helper/snapshot", "helper/lastgood", "helper/pods/plan", "cni/optin", "netns",
+	},
 	"helper/lastgood":    {"helper/xds"},
 	"helper/automaton":   {"helper/mesh"},
 	"helper/head":        {},

@@ -52,3 +52,24 @@ func TestUnenforceableActions(t *testing.T) {
 		t.Errorf("a wrong value: %v", err)
 	}
 }
+
+// TestPolicyUnenforced: what the flag may be, and that to refuse enrolment needs an API server, is said at the start.
+func TestPolicyUnenforced(t *testing.T) {
+	b := newBed(t)
+	b.write("mesh.yaml", b.meshOf(1, 0))
+	for value, says := range map[string]string{
+		"refuse":           `--policy-unenforced is "refuse": use report or refuse-enrolment`,
+		"refuse-enrolment": "--policy-unenforced refuse-enrolment is about pods that the API server tells of: give --kubeconfig, or leave it out",
+	} {
+		if _, err := b.node.StartHelper(b.ctx, "--xds-dir", b.xds, "--policy-unenforced", value); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", value, err, says)
+		}
+	}
+	h, err := b.node.StartHelper(b.ctx, "--xds-dir", b.xds, "--policy-unenforced", "report")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Stop(b.ctx); err != nil {
+		t.Error(err)
+	}
+}

@@ -254,9 +254,11 @@ type StatusResponse struct {
 	// Scopes above the cap: their pods share one for each namespace.
 	ScopesShared uint32 `protobuf:"varint,17,opt,name=scopes_shared,json=scopesShared,proto3" json:"scopes_shared,omitempty"`
 	// The workload API's source; absent where it is not followed.
-	Workloads     *Xds `protobuf:"bytes,18,opt,name=workloads,proto3" json:"workloads,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Workloads *Xds `protobuf:"bytes,18,opt,name=workloads,proto3" json:"workloads,omitempty"`
+	// Pods that policies select which are not enforced are not enrolled.
+	RefusesEnrolment bool `protobuf:"varint,19,opt,name=refuses_enrolment,json=refusesEnrolment,proto3" json:"refuses_enrolment,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -413,6 +415,13 @@ func (x *StatusResponse) GetWorkloads() *Xds {
 		return x.Workloads
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetRefusesEnrolment() bool {
+	if x != nil {
+		return x.RefusesEnrolment
+	}
+	return false
 }
 
 // Scope is one view of the mesh: the control plane's answer for the pods with this
@@ -618,7 +627,9 @@ type PodPlan struct {
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// In words.
-	What          string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	What string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	// That keep it out of the mesh: they select it and are not enforced.
+	Policies      []string `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -672,6 +683,13 @@ func (x *PodPlan) GetWhat() string {
 		return x.What
 	}
 	return ""
+}
+
+func (x *PodPlan) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
 }
 
 // Config is how far the configuration has come.
@@ -1491,7 +1509,8 @@ type NotEnrolled struct {
 	Namespace   string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name        string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// "passed" (the pod runs ungoverned, as its annotation kmesh.net/on-unready asks
-	// for) or "failed" (the sandbox was refused; the kubelet tries again).
+	// for), "failed" (the sandbox was refused; the kubelet tries again) or "refused" (it
+	// runs ungoverned, as policies that are not enforced keep it out, or may).
 	Outcome       string `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	UnixSeconds   int64  `protobuf:"varint,6,opt,name=unix_seconds,json=unixSeconds,proto3" json:"unix_seconds,omitempty"`
@@ -3570,7 +3589,7 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\x04R\n" +
 	"generation\x127\n" +
 	"\tresources\x18\x04 \x03(\v2\x19.kmesh.api.v1.XdsResourceR\tresources\"\x0f\n" +
-	"\rStatusRequest\"\xb9\x05\n" +
+	"\rStatusRequest\"\xe6\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0euptime_seconds\x18\x02 \x01(\x03R\ruptimeSeconds\x12\x10\n" +
@@ -3594,7 +3613,8 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x06scopes\x18\x0f \x03(\v2\x13.kmesh.api.v1.ScopeR\x06scopes\x12%\n" +
 	"\x0escopes_refused\x18\x10 \x01(\tR\rscopesRefused\x12#\n" +
 	"\rscopes_shared\x18\x11 \x01(\rR\fscopesShared\x12/\n" +
-	"\tworkloads\x18\x12 \x01(\v2\x11.kmesh.api.v1.XdsR\tworkloads\"\x8f\x02\n" +
+	"\tworkloads\x18\x12 \x01(\v2\x11.kmesh.api.v1.XdsR\tworkloads\x12+\n" +
+	"\x11refuses_enrolment\x18\x13 \x01(\bR\x10refusesEnrolment\"\x8f\x02\n" +
 	"\x05Scope\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
 	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12\x16\n" +
@@ -3611,11 +3631,12 @@ const file_helper_api_v1_kmesh_proto_rawDesc = "" +
 	"\x06synced\x18\x02 \x01(\bR\x06synced\x12\x18\n" +
 	"\aproblem\x18\x03 \x01(\tR\aproblem\x12,\n" +
 	"\x12since_unix_seconds\x18\x04 \x01(\x03R\x10sinceUnixSeconds\x12+\n" +
-	"\x05plans\x18\x05 \x03(\v2\x15.kmesh.api.v1.PodPlanR\x05plans\"O\n" +
+	"\x05plans\x18\x05 \x03(\v2\x15.kmesh.api.v1.PodPlanR\x05plans\"k\n" +
 	"\aPodPlan\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
-	"\x04what\x18\x03 \x01(\tR\x04what\"\xb5\x01\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x1a\n" +
+	"\bpolicies\x18\x04 \x03(\tR\bpolicies\"\xb5\x01\n" +
 	"\x06Config\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1c\n" +
 	"\tpublished\x18\x02 \x01(\x04R\tpublished\x12#\n" +

@@ -17,6 +17,10 @@
 //   - says what cannot be obeyed, or cannot be known (its namespace is not seen yet): as it was.
 //   - ends, or has no address yet: left to the plugin, which creation and deletion belong to.
 //
+// Where authorization policies that are not enforced keep the pods that they select out
+// (Policies), such a pod is as one that says no, also where its namespace requires it; and one
+// of which it is not known whether they select it is not enrolled before it is.
+//
 // Invariant: nothing is done to a pod whose wish is not known.
 package plan
 
@@ -69,20 +73,25 @@ const (
 	Finish         // let go what drains, once nothing of it is open
 	Resume         // take a Drain back
 	Refuse         // it asks for what it cannot have; it stays as it is
+	Bar            // it is not enrolled, for policies select it that are not enforced
+	Wait           // it is not enrolled before it is known whether such policies select it
 )
 
 func (a Action) String() string {
-	return [...]string{"nothing", "enroll", "drain", "finish", "resume", "refuse"}[a]
+	return [...]string{"nothing", "enroll", "drain", "finish", "resume", "refuse", "bar", "wait"}[a]
 }
 
 // Step is an action with its reason, in words.
 type Step struct {
 	Action Action
 	Reason string
+	// Policies are the reason.
+	Policies []string
 }
 
-// Next decides for a pod. own are namespaces that are never enrolled beside the built-in ones.
-func Next(p Pod, namespaces Namespaces, own []string, st State) Step {
+// Next decides for a pod. own are namespaces that are never enrolled beside the built-in ones;
+// policies keep pods out, nil: none does.
+func Next(p Pod, namespaces Namespaces, own []string, policies *Policies, st State) Step {
 	mode, known := namespaces[p.Namespace]
 	if p.Ending || !known {
 		return Step{}
@@ -90,23 +99,52 @@ func Next(p Pod, namespaces Namespaces, own []string, st State) Step {
 	d, err := decide(p, mode, own)
 	switch {
 	case err != nil:
-		return Step{Refuse, err.Error()}
+		return Step{Action: Refuse, Reason: err.Error()}
 	case d.Enroll && p.HostNetwork:
-		return Step{Refuse, d.Reason + ", but it has the node's network (hostNetwork): such a pod cannot be governed"}
+		return Step{Action: Refuse, Reason: d.Reason + ", but it has the node's network (hostNetwork): such a pod cannot be governed"}
+	}
+	if d.Enroll && policies != nil {
+		names, wait := policies.of(p)
+		switch {
+		case len(names) > 0:
+			return barred(p, names, st)
+		case wait != "" && (st.Enrolled || len(p.Addrs) == 0):
+			return Step{}
+		case wait != "":
+			return Step{Action: Wait, Reason: wait}
+		}
+	}
+	switch {
 	case d.Enroll && st.Draining:
-		return Step{Resume, d.Reason}
+		return Step{Action: Resume, Reason: d.Reason}
 	case d.Enroll && (st.Enrolled || len(p.Addrs) == 0):
 		return Step{}
 	case d.Enroll:
-		return Step{Enroll, d.Reason}
+		return Step{Action: Enroll, Reason: d.Reason}
 	case st.Draining:
-		return Step{Finish, d.Reason}
+		return Step{Action: Finish, Reason: d.Reason}
 	case st.Enrolled && mode == optin.Required:
-		return Step{Refuse, d.Reason + ", but namespace " + p.Namespace + " requires enrolment"}
+		return Step{Action: Refuse, Reason: d.Reason + ", but namespace " + p.Namespace + " requires enrolment"}
 	case st.Enrolled:
-		return Step{Drain, d.Reason}
+		return Step{Action: Drain, Reason: d.Reason}
 	}
 	return Step{}
+}
+
+// barred decides for a pod that policies keep out.
+func barred(p Pod, names []string, st State) Step {
+	step := Step{Reason: optin.Unenforced(names), Policies: names}
+	switch {
+	case st.Draining:
+		step.Action = Finish
+	case st.Enrolled:
+		step.Action = Drain
+	case len(p.Addrs) == 0:
+		return Step{}
+	default:
+		step.Action = Bar
+	}
+	return step
 }
 
 // Wants says whether a pod is to be governed, now or once it has been made.
@@ -127,9 +165,12 @@ func decide(p Pod, mode optin.Mode, own []string) (optin.Decision, error) {
 	return optin.Decide(p.Namespace, p.Annotations, set)
 }
 
-// Set is the set that the plugin reads, as the namespaces say.
-func (n Namespaces) Set(own []string) optin.Set {
+// Set is the set that the plugin reads, as the namespaces and the policies say.
+func (n Namespaces) Set(own []string, policies *Policies) optin.Set {
 	s := optin.Set{Namespaces: make(map[string]optin.Mode), ControlPlane: own}
+	if policies != nil {
+		s.Policies = policies.Policies.Whole()
+	}
 	for name, mode := range n {
 		if mode != "" {
 			s.Namespaces[name] = mode
