@@ -27,6 +27,12 @@ func (p *Publisher) compile(s *mesh.Snapshot) (tables, *compiled, error) {
 		if err := c.compileScope(&s.Scopes[i]); err != nil {
 			return tables{}, nil, err
 		}
+		// What does not fit by itself is not worth the memory of all of it.
+		if i < len(s.Scopes)-1 {
+			if err := p.counts(p.now, want); err != nil {
+				return tables{}, nil, err
+			}
+		}
 	}
 	p.nextID = ids.next
 	return want, out, nil
@@ -303,9 +309,13 @@ func compileCluster(id uint32, c *mesh.Cluster, ids *allocator, want map[uint32]
 		epIDs[i] = ids.endpointID(e)
 		want[epIDs[i]] = e
 	}
-	out.endpoints = slices.Sorted(slices.Values(epIDs))
+	out.endpoints = slices.Clone(epIDs)
+	slices.Sort(out.endpoints)
 	slots := func(in []balance.Slot) []bpf.Slot {
-		var s []bpf.Slot
+		if len(in) == 0 {
+			return nil
+		}
+		s := make([]bpf.Slot, 0, len(in))
 		for _, b := range in {
 			s = append(s, bpf.Slot{Endpoint: epIDs[b.Endpoint], Weight: b.Weight, Alias: b.Alias, Cut: b.Cut})
 		}

@@ -149,6 +149,9 @@ func evenlySpread(svc *mesh.Service) bool {
 	return routes > 0 && best < float64(routes)/2
 }
 
+// needless tells whether a request of a route may need no endpoint.
+func needless(r *mesh.Route) bool { return len(r.Clusters) == 0 || r.Abort != nil }
+
 // everyCluster is a virtual host whose one route leads to every cluster that a route
 // of the service leads to: where none of them has an endpoint, a connection can be
 // refused, as that of any other service. nil: some request needs no endpoint, or is
@@ -160,7 +163,7 @@ func everyCluster(svc *mesh.Service, clusters map[string]*mesh.Cluster) *mesh.Vi
 		weights[w.Cluster] = 1
 	}
 	eachRoute(svc, func(r *mesh.Route) {
-		if len(r.Clusters) == 0 || r.Abort != nil {
+		if needless(r) {
 			needed = false
 		}
 		for _, w := range r.Clusters {

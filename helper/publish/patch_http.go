@@ -50,11 +50,14 @@ func (p *Publisher) changedService(scope uint32, was, is *mesh.Service, clusters
 		!slices.Equal(was.Frontends, is.Frontends) || !slices.Equal(was.Clusters, is.Clusters) {
 		return c, false
 	}
+	reaches := true // the same clusters as before
 	for i, vh := range is.HTTP.VirtualHosts {
 		old := was.HTTP.VirtualHosts[i]
 		if old == vh {
 			continue
 		}
+		there := maps.Equal(clustersOf(old), clustersOf(vh))
+		reaches = reaches && there && slices.ContainsFunc(old.Routes, needless) == slices.ContainsFunc(vh.Routes, needless)
 		if old.Name != vh.Name || !slices.Equal(old.Domains, vh.Domains) {
 			return c, false
 		}
@@ -63,10 +66,13 @@ func (p *Publisher) changedService(scope uint32, was, is *mesh.Service, clusters
 			return c, false
 		}
 		// Frontends of a wildcard listener depend on where its routes lead.
-		if p.guessed[c.id] && (likeliest(old) != likeliest(vh) || !maps.Equal(clustersOf(old), clustersOf(vh))) {
+		if p.guessed[c.id] && (likeliest(old) != likeliest(vh) || !there) {
 			return c, false
 		}
 		c.hosts = append(c.hosts, changedHost{old, vh, id})
+	}
+	if reaches {
+		return c, true // what leads to every cluster does so still
 	}
 	all, allID := everyCluster(is, clusters), p.now.http[c.id].All
 	if all != nil && allID != 0 {

@@ -166,6 +166,17 @@ func endpointAddr(e bpf.Endpoint) netip.AddrPort {
 // already: old and new stand side by side for a moment. now is the part of the
 // mirror that want is to replace.
 func (p *Publisher) fits(now, want tables) error {
+	if err := p.counts(now, want); err != nil {
+		return err
+	}
+	if err := p.vhostsFit(now, want); err != nil {
+		return err
+	}
+	return p.slotsFit(now, want)
+}
+
+// counts refuses more entries than maps have room for.
+func (p *Publisher) counts(now, want tables) error {
 	for _, m := range []struct {
 		name     string
 		old, new int
@@ -187,10 +198,7 @@ func (p *Publisher) fits(now, want tables) error {
 			return fmt.Errorf("map %s holds %d of %d entries and cannot take %d more: the last good state stays; narrow the configuration or raise the map's size", m.name, m.old, capacity, m.new)
 		}
 	}
-	if err := p.vhostsFit(now, want); err != nil {
-		return err
-	}
-	return p.slotsFit(now, want)
+	return nil
 }
 
 // slotsFit takes the slots of all changed tables out of a copy of the free space,
