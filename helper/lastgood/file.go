@@ -11,7 +11,13 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"kmesh/helper/shelf"
+	"kmesh/helper/xds"
 )
 
 // A file is a magic word, the version of what follows, the content, and the SHA-256 of all
@@ -41,10 +47,36 @@ type held struct {
 	items []item
 }
 
+// message is what was sent of a resource.
+type message struct{ bytes []byte }
+
+// messages are all that anybody holds of shared sources.
+var messages shelf.Shelf[[sha256.Size]byte, message]
+
 // item is one resource.
 type item struct {
 	name, version, source string
-	raw                   []byte
+	raw                   *message
+	// hosts are, of a RouteConfiguration that was taken apart, the virtual hosts, and raw
+	// is the rest. They follow it in the file, as if it had not been.
+	hosts []*xds.Host
+}
+
+// hostTag is before each virtual host in a RouteConfiguration.
+var hostTag = protowire.AppendTag(nil, xds.HostsField, protowire.BytesType)
+
+// size is that of the whole message.
+func (it item) size() int {
+	n := len(it.raw.bytes)
+	for _, h := range it.hosts {
+		n += len(hostTag) + protowire.SizeBytes(len(h.Raw))
+	}
+	return n
+}
+
+// same tells whether two are the same content. Virtual hosts that are equal are one.
+func (it item) same(o item) bool {
+	return it.version == o.version && it.source == o.source && (it.raw == o.raw || bytes.Equal(it.raw.bytes, o.raw.bytes)) && slices.Equal(it.hosts, o.hosts)
 }
 
 // encode writes a file; it returns its size.
@@ -68,8 +100,13 @@ func encode(w io.Writer, c content) (int64, error) {
 			text(it.name)
 			text(it.version)
 			text(it.source)
-			number(uint64(len(it.raw)))
-			buf.Write(it.raw)
+			number(uint64(it.size()))
+			buf.Write(it.raw.bytes)
+			for _, h := range it.hosts {
+				buf.Write(hostTag)
+				number(uint64(len(h.Raw)))
+				buf.Write(h.Raw)
+			}
 		}
 	}
 	if err := buf.Flush(); err != nil { // the first error of all
@@ -117,7 +154,7 @@ func decode(data []byte) (content, error) {
 		for range items {
 			it := item{name: r.text(), version: r.text()}
 			source = r.again(source)
-			it.source, it.raw = source, r.bytes()
+			it.source, it.raw = source, &message{r.bytes()}
 			t.items = append(t.items, it)
 		}
 		c.types = append(c.types, t)

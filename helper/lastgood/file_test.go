@@ -20,7 +20,7 @@ func sample() content {
 	return content{
 		updated: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 		types: []held{
-			{"type.googleapis.com/a.B", []item{{"one", "v1", "server:1", []byte("bytes")}, {"two", "", "server:1", []byte{}}}},
+			{"type.googleapis.com/a.B", []item{{"one", "v1", "server:1", &message{[]byte("bytes")}, nil}, {"two", "", "server:1", &message{[]byte{}}, nil}}},
 			{"type.googleapis.com/c.D", []item{}},
 		},
 	}
@@ -115,7 +115,7 @@ func FuzzDecode(f *testing.F) {
 func BenchmarkFile(b *testing.B) {
 	c := content{updated: time.Now(), types: []held{{url: "type.googleapis.com/istio.workload.Address"}}}
 	for i := range 110_000 {
-		c.types[0].items = append(c.types[0].items, item{fmt.Sprintf("Kubernetes//Pod/default/workload-%d", i), "0123456789abcdef", "istiod.istio-system.svc:15010", make([]byte, 300)})
+		c.types[0].items = append(c.types[0].items, item{fmt.Sprintf("Kubernetes//Pod/default/workload-%d", i), "0123456789abcdef", "istiod.istio-system.svc:15010", &message{make([]byte, 300)}, nil})
 	}
 	b.Run("encode", func(b *testing.B) {
 		b.ReportAllocs()

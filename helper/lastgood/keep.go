@@ -13,6 +13,10 @@ import (
 const (
 	// share is how small a part of the time writing may take: one of so many.
 	share = 20
+	// rest is how small a part it takes as long as that makes no write later than
+	// restMost: all is written for the one that changed.
+	rest     = 100
+	restMost = 10 * time.Second
 	// retryMax bounds the wait after a write that failed.
 	retryMax = time.Minute
 )
@@ -87,7 +91,7 @@ func (k *Keeper) keep() {
 		began := time.Now()
 		wait := k.opts.Every
 		if k.save() {
-			wait, failed = max(wait, share*time.Since(began)), k.opts.Every
+			wait, failed = max(wait, pause(time.Since(began))), k.opts.Every
 		} else {
 			wait, failed = failed, min(2*failed, retryMax)
 		}
@@ -98,6 +102,11 @@ func (k *Keeper) keep() {
 			next.Stop()
 		}
 	}
+}
+
+// pause is the least time until the next write, after one that took so long.
+func pause(took time.Duration) time.Duration {
+	return max(share*took, min(rest*took, restMost))
 }
 
 // save writes the file if something has changed; false: it could not.

@@ -9,7 +9,6 @@
 package lastgood
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +44,9 @@ type Options struct {
 	// not mentioned and what is from disk stays; 15 s if zero. Only where an answer does
 	// not say that it is complete.
 	SweepAfter time.Duration
-	Log        *slog.Logger
+	// Shared: what is kept of other sources is mostly the same, and is to be held once.
+	Shared bool
+	Log    *slog.Logger
 }
 
 // Keeper stands between a source and a consumer. It is an xds.Consumer.
@@ -151,7 +152,7 @@ func (k *Keeper) Load(ctx context.Context) bool {
 		u := xds.Update{Type: t.URL}
 		for _, it := range on.items {
 			source := "last good of " + c.updated.Format(time.RFC3339) + " (" + it.source + ")"
-			r, err := t.Unpack(it.name, it.version, source, &anypb.Any{TypeUrl: t.URL, Value: it.raw})
+			r, err := t.Unpack(it.name, it.version, source, &anypb.Any{TypeUrl: t.URL, Value: it.raw.bytes})
 			if err != nil {
 				skipped = append(skipped, fmt.Errorf("%q: %w", it.name, err))
 				continue
@@ -181,7 +182,12 @@ func (k *Keeper) Load(ctx context.Context) bool {
 		}
 		for _, r := range u.Resources {
 			if !rejected[r.Name] && wanted(r.Name) {
-				rec.items[r.Name] = on[r.Name]
+				held, err := k.itemOf(r)
+				if err != nil {
+					continue // not reached: it has just been decoded
+				}
+				held.source = on[r.Name].source
+				rec.items[r.Name] = held
 				if !rec.typ.ByName {
 					rec.unconfirmed[r.Name] = true
 				}
@@ -281,16 +287,12 @@ func (k *Keeper) take(rec *record, u xds.Update, rejected map[string]bool) {
 		if rejected[r.Name] || len(r.Invalid) > 0 || !wanted(r.Name) {
 			continue // its last good version stays
 		}
-		it := item{r.Name, r.Version, r.Source, r.Raw}
-		if it.raw == nil {
-			raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.Message)
-			if err != nil {
-				k.log.Error("a resource is not kept on disk", "name", r.Name, "err", err)
-				continue
-			}
-			it.raw = raw
+		it, err := k.itemOf(r)
+		if err != nil {
+			k.log.Error("a resource is not kept on disk", "name", r.Name, "err", err)
+			continue
 		}
-		if was, had := rec.items[r.Name]; !had || was.version != it.version || was.source != it.source || !bytes.Equal(was.raw, it.raw) {
+		if was, had := rec.items[r.Name]; !had || !was.same(it) {
 			rec.items[r.Name], changed = it, true
 		}
 	}
@@ -317,6 +319,20 @@ func (k *Keeper) take(rec *record, u xds.Update, rejected map[string]bool) {
 	if changed {
 		k.changed()
 	}
+}
+
+// itemOf is what is kept of a resource.
+func (k *Keeper) itemOf(r xds.Resource) (item, error) {
+	it := item{name: r.Name, version: r.Version, source: r.Source, hosts: r.Hosts}
+	if r.Raw != nil && len(r.Hosts) == 0 {
+		if it.raw = (&message{r.Raw}); k.opts.Shared {
+			it.raw = messages.Put(r.Hash, it.raw)
+		}
+		return it, nil
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.Message)
+	it.raw = &message{raw}
+	return it, err
 }
 
 // drop forgets an item; it tells whether there was one.

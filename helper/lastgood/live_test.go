@@ -193,3 +193,19 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("served %+v, and after the start %+v", served, again)
 	}
 }
+
+// TestPause: writing takes a hundredth of the time, or makes no write later than 10 s, but
+// never more than a twentieth.
+func TestPause(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{
+		0:                       0,
+		50 * time.Millisecond:   5 * time.Second,
+		200 * time.Millisecond:  10 * time.Second,
+		500 * time.Millisecond:  10 * time.Second,
+		2000 * time.Millisecond: 40 * time.Second,
+	} {
+		if got := pause(took); got != want {
+			t.Errorf("after %v: %v, want %v", took, got, want)
+		}
+	}
+}

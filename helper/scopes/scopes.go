@@ -121,6 +121,9 @@ func New(opts Options) *Manager {
 	if opts.Accounts == nil {
 		opts.Accounts = func(map[string][]string) {}
 	}
+	if opts.Open != nil && opts.Store.Shelf == nil {
+		opts.Store.Shelf = &snapshot.Shelf{} // what is equal in several views is held once
+	}
 	m := &Manager{
 		opts: opts, log: opts.Log, wake: make(chan struct{}, 1), names: newLookups(opts.Resolve),
 		views: make(map[mesh.ScopeKey]*view), unknown: "the pods have not been looked at yet",

@@ -54,7 +54,7 @@ func (m *Manager) open(key mesh.ScopeKey, source func() (xds.Source, error)) (*v
 	v.store = snapshot.New(opts)
 	if m.opts.KeepLastGood {
 		v.load = !m.opts.Inherited // else the maps have what the disk has, or newer
-		v.disk, err = lastgood.New(v.store, lastgood.Options{Dir: m.opts.StateDir, Name: m.fileOf(key), Log: m.log})
+		v.disk, err = lastgood.New(v.store, lastgood.Options{Dir: m.opts.StateDir, Name: m.fileOf(key), Shared: m.opts.Open != nil, Log: m.log})
 	}
 	return v, err
 }

@@ -95,7 +95,7 @@ func (s *Store) next() *mesh.Snapshot {
 			return snap
 		}
 	}
-	return s.everything()
+	return s.everything(d)
 }
 
 // endpoints builds the next snapshot when nothing but endpoints of clusters that
@@ -126,9 +126,7 @@ func (s *Store) endpoints(d dirty) (*mesh.Snapshot, bool) {
 			if m.assignment == a.good {
 				continue
 			}
-			c := *m.from
-			c.Localities = a.good.Localities
-			change(user, merged{from: m.from, assignment: a.good, cluster: &c})
+			change(user, merged{from: m.from, assignment: a.good, cluster: s.join(m.from, a.good)})
 		}
 	}
 	for _, lookup := range d.lookups {
@@ -155,12 +153,15 @@ func (s *Store) endpoints(d dirty) (*mesh.Snapshot, bool) {
 	return b.last, true
 }
 
-// everything builds the next snapshot from all resources.
-func (s *Store) everything() *mesh.Snapshot {
+// everything builds the next snapshot from all resources. The clusters are those of the
+// last one if nothing of theirs has changed.
+func (s *Store) everything(d dirty) *mesh.Snapshot {
 	b := &s.build
 	b.states, b.problems, b.warming = map[string]State{}, nil, nil
 	b.routings, b.nextJoined = map[string]routing{}, map[*envoy.HTTPService]joined{}
-	s.mergeAll()
+	if b.merged == nil || d.merge || len(d.assignments)+len(d.lookups) > 0 {
+		s.mergeAll()
+	}
 	var list []*candidate
 	for _, name := range slices.Sorted(maps.Keys(s.listeners)) {
 		list = append(list, s.candidate(name))
@@ -269,9 +270,7 @@ func (s *Store) mergeAll() {
 				next[name] = m
 				continue
 			}
-			c := *from
-			c.Localities = a.good.Localities
-			next[name] = merged{from: from, assignment: a.good, cluster: &c}
+			next[name] = merged{from: from, assignment: a.good, cluster: s.join(from, a.good)}
 		case a == nil && s.absent[e.good.Assignment]:
 			next[name] = merged{from: from, cluster: from}
 		}
@@ -285,12 +284,12 @@ func (s *Store) readiness(name string) (readiness, string) {
 	if name == envoy.RefusedCluster {
 		return ready, ""
 	}
+	if _, ok := s.build.merged[name]; ok { // then there is a cluster
+		return ready, ""
+	}
 	e := s.clusters[name]
 	if e == nil {
 		return missing, "there is no cluster of this name"
-	}
-	if _, ok := s.build.merged[name]; ok {
-		return ready, ""
 	}
 	if s.build.clusters[name] != nil {
 		return ready, ""

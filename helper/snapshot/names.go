@@ -52,7 +52,7 @@ func (s *Store) Resolved(answers map[mesh.Lookup]mesh.Answer) {
 		}
 		s.names.answers[lookup] = &answer
 		if was == nil {
-			s.dirty.all = true
+			s.dirty.remake()
 		} else {
 			s.dirty.lookups = append(s.dirty.lookups, lookup)
 		}

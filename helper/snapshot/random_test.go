@@ -75,7 +75,8 @@ func TestRandomChanges(t *testing.T) {
 			default:
 				u = assignments(cla(t, pick(), r.IntN(20), 1+r.IntN(20))) // port 0 is invalid
 			}
-			slow.dirty.all = true
+			slow.dirty.remake()
+			slow.wantedNames = nil
 			if absent != nil {
 				for _, b := range []*bench{quick, slow} {
 					b.Absent(xds.AssignmentType, absent[:1])

@@ -63,23 +63,24 @@ func (s *Store) decide(name string) routing {
 	}
 	waits := false
 	unusable := map[string]string{}
-	for _, ref := range e.good.References {
-		switch state, why := s.readiness(ref.Cluster); state {
+	e.good.EachReference(func(cluster string, _ envoy.Place) {
+		switch state, why := s.readiness(cluster); state {
 		case missing, invalid:
-			unusable[ref.Cluster] = why
+			unusable[cluster] = why
 		case warming:
 			waits = true
 		}
-	}
+	})
 	rc := e.good
 	if len(unusable) > 0 {
 		var refused map[string]bool
 		rc, refused = e.good.Without(last, func(cluster string) bool { return unusable[cluster] != "" })
-		for _, ref := range e.good.References {
-			why := unusable[ref.Cluster]
+		e.good.EachReference(func(cluster string, at envoy.Place) {
+			why := unusable[cluster]
 			if why == "" {
-				continue
+				return
 			}
+			ref := at.Reference()
 			what := "the virtual host's last good version stays"
 			if refused[ref.VirtualHost] {
 				what = "what would go there is answered 503"
@@ -88,7 +89,7 @@ func (s *Store) decide(name string) routing {
 				Source: e.source, Type: envoy.TypeRoute, Resource: name, Field: ref.Field, Class: mesh.Invalid,
 				Message: fmt.Sprintf("virtual host %q, route %q: cluster %q: %s: %s", ref.VirtualHost, ref.Route, ref.Cluster, why, what),
 			})
-		}
+		})
 	}
 	if waits {
 		return fallBack(warming, "")

@@ -35,8 +35,7 @@ type ResourceStatus struct {
 	Verdicts []mesh.Verdict
 }
 
-// Status returns the state as of the last build. The verdicts are shared: do not
-// change them.
+// Status returns the state as of the last build.
 func (s *Store) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +74,7 @@ func (s *Store) Status() Status {
 }
 
 func describe[T any](typ, name string, e *entry[T], state State) ResourceStatus {
-	return ResourceStatus{Type: typ, Name: name, Source: e.source, Version: e.version, State: state, Verdicts: e.verdicts}
+	return ResourceStatus{Type: typ, Name: name, Source: e.source, Version: e.version, State: state, Verdicts: e.verdicts(name)}
 }
 
 // clusterState tells what a cluster is doing.
@@ -151,8 +150,8 @@ func sortVerdicts(out []mesh.Verdict) []mesh.Verdict {
 
 func invalids[T any](t table[T]) []mesh.Verdict {
 	var out []mesh.Verdict
-	for _, e := range t {
-		out = append(out, envoy.Invalid(e.verdicts)...)
+	for name, e := range t {
+		out = append(out, e.bad(name)...)
 	}
 	return out
 }

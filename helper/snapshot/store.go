@@ -20,7 +20,6 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"kmesh/helper/mesh"
 	"kmesh/helper/translate/envoy"
@@ -44,13 +43,17 @@ type Options struct {
 	// what is found about them comes back by Resolved. It must not wait. Nil: names are
 	// not resolved, and endpoints that are names are left out.
 	Resolve func([]mesh.Lookup)
-	Logger  *slog.Logger
+	// Shelf is shared by the stores of several views. Nil: the store has its own, on which
+	// only virtual hosts are, for nobody else has the rest.
+	Shelf  *Shelf
+	Logger *slog.Logger
 }
 
 // Store keeps resources and builds snapshots. It is an xds.Consumer.
 type Store struct {
-	opts Options
-	log  *slog.Logger
+	opts  Options
+	log   *slog.Logger
+	shelf *Shelf
 	// changed has room for one: something has changed since the last build.
 	changed chan struct{}
 
@@ -60,6 +63,8 @@ type Store struct {
 	assignments table[*envoy.Assignment]
 	routes      table[*envoy.RouteConfig]
 	names       names
+	// wantedNames is what wanted has found, until clusters change.
+	wantedNames []string
 	// absent are wanted assignments that the source does not have; absentRoutes
 	// are the same of RouteConfigurations.
 	absent, absentRoutes map[string]bool
@@ -85,9 +90,14 @@ func New(opts Options) *Store {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
+	own := opts.Shelf
+	if own == nil {
+		own = &Shelf{}
+	}
 	return &Store{
 		opts:         opts,
 		log:          opts.Logger,
+		shelf:        own,
 		changed:      make(chan struct{}, 1),
 		listeners:    table[*envoy.Listener]{},
 		clusters:     table[*envoy.Cluster]{},
@@ -99,57 +109,6 @@ func New(opts Options) *Store {
 		seen:         map[string]bool{},
 		whole:        map[string]bool{},
 	}
-}
-
-// entry is one resource: what its newest version says, and the last good one.
-type entry[T any] struct {
-	source, version string
-	hash            [32]byte
-	verdicts        []mesh.Verdict // of the newest version
-	good            T
-	hasGood         bool
-	rejected        bool // the newest version is invalid
-	refused         bool // by the source, before translation
-	gone            bool // no longer at the source (assignments only)
-	// asks is the assignment that the newest version names, used or not (clusters
-	// only).
-	asks string
-	// needs are the RouteConfigurations that the newest version names (listeners
-	// only).
-	needs []string
-}
-
-// same tells whether a resource is what is there already, by its content.
-func (e *entry[T]) same(r xds.Resource) bool {
-	return e != nil && e.hash == r.Hash && e.source == r.Source && !e.refused && len(r.Invalid) == 0
-}
-
-type table[T any] map[string]*entry[T]
-
-// put takes one resource in; it returns why it is invalid, and whether it is
-// another one than before.
-func (t table[T]) put(r xds.Resource, translate func() (T, []mesh.Verdict)) (bad []mesh.Verdict, changed bool) {
-	e := t[r.Name]
-	if e == nil {
-		e = &entry[T]{}
-		t[r.Name] = e
-	} else if e.same(r) {
-		e.version, e.gone = r.Version, false
-		return envoy.Invalid(e.verdicts), false
-	}
-	e.source, e.version, e.hash, e.gone = r.Source, r.Version, r.Hash, false
-	e.refused = len(r.Invalid) > 0
-	if e.refused {
-		e.rejected, e.verdicts = true, r.Invalid
-		return r.Invalid, true
-	}
-	good, verdicts := translate()
-	bad = envoy.Invalid(verdicts)
-	e.verdicts, e.rejected = verdicts, len(bad) > 0
-	if !e.rejected {
-		e.good, e.hasGood = good, true
-	}
-	return bad, true
 }
 
 // order is the one in which types depend on each other.
@@ -175,7 +134,7 @@ func (s *Store) Apply(_ context.Context, updates ...xds.Update) error {
 			if u.Complete {
 				s.remove(u.Type, present)
 			}
-			s.take(u.Type, u.Removed)
+			s.takeOut(u.Type, u.Removed)
 			switch u.Type {
 			case xds.ClusterType:
 				s.forget()
@@ -194,29 +153,34 @@ func (s *Store) Apply(_ context.Context, updates ...xds.Update) error {
 
 // put takes one resource of any type in.
 func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
-	changed := false
+	changed, refuse := false, s.opts.RefuseActions
 	switch typeURL {
 	case xds.ListenerType:
-		bad, changed = s.listeners.put(r, func() (*envoy.Listener, []mesh.Verdict) {
+		bad, changed = s.listeners.put(r, refuse, shared(s, &s.shelf.listeners), func() (*envoy.Listener, []mesh.Verdict) {
 			l := envoy.TranslateListener(r.Message.(*listenerv3.Listener), r.Source)
-			if s.opts.RefuseActions {
+			if refuse {
 				l.Refuse()
 			}
-			return l, l.Verdicts
+			return l, take(&l.Verdicts)
 		})
 		if l, ok := r.Message.(*listenerv3.Listener); ok {
 			s.listeners[r.Name].needs = envoy.RouteConfigNames(l)
 		}
 	case xds.ClusterType:
-		bad, changed = s.clusters.put(r, func() (*envoy.Cluster, []mesh.Verdict) {
+		bad, changed = s.clusters.put(r, refuse, shared(s, &s.shelf.clusters), func() (*envoy.Cluster, []mesh.Verdict) {
 			c := envoy.TranslateCluster(r.Message.(*clusterv3.Cluster), r.Source)
-			if s.opts.RefuseActions {
+			if refuse {
 				c.Refuse()
 			}
-			return c, c.Verdicts
+			return c, take(&c.Verdicts)
 		})
 		if c, ok := r.Message.(*clusterv3.Cluster); ok {
-			s.clusters[r.Name].asks = envoy.AssignmentName(c)
+			asks := envoy.AssignmentName(c)
+			changed = changed || s.clusters[r.Name].asks != asks
+			s.clusters[r.Name].asks = asks
+		}
+		if changed {
+			s.clustersChanged()
 		}
 	case xds.AssignmentType:
 		if !s.whole[typeURL] && !s.wants(r.Name) {
@@ -224,11 +188,11 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 		}
 		if s.absent[r.Name] {
 			delete(s.absent, r.Name)
-			s.dirty.all = true
+			s.dirty.remake()
 		}
-		bad, changed = s.assignments.put(r, func() (*envoy.Assignment, []mesh.Verdict) {
+		bad, changed = s.assignments.put(r, refuse, shared(s, &s.shelf.assignments), func() (*envoy.Assignment, []mesh.Verdict) {
 			a := envoy.TranslateAssignment(r.Message.(*endpointv3.ClusterLoadAssignment), r.Source)
-			return a, a.Verdicts
+			return a, take(&a.Verdicts)
 		})
 		if changed {
 			s.dirty.assignments = append(s.dirty.assignments, r.Name)
@@ -242,19 +206,29 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 			delete(s.absentRoutes, r.Name)
 			s.dirty.all = true
 		}
-		bad, changed = s.routes.put(r, func() (*envoy.RouteConfig, []mesh.Verdict) {
-			rc := envoy.TranslateRoutes(r.Message.(*routev3.RouteConfiguration), r.Source)
-			if s.opts.RefuseActions {
+		bad, changed = s.routes.put(r, refuse, nil, func() (*envoy.RouteConfig, []mesh.Verdict) {
+			rc, err := s.translateRoutes(r)
+			if err != nil {
+				return &envoy.RouteConfig{Name: r.Name}, []mesh.Verdict{r.Verdict("", err.Error())}
+			}
+			if refuse {
 				rc.Refuse()
 			}
 			if e := s.routes[r.Name]; e.hasGood {
 				rc.Adopt(e.good)
 			}
-			return rc, rc.Verdicts
+			return rc, take(&rc.Verdicts)
 		})
 	}
 	s.dirty.all = s.dirty.all || changed
 	return bad
+}
+
+// take takes verdicts out of a translation: they are kept otherwise.
+func take(verdicts *[]mesh.Verdict) []mesh.Verdict {
+	v := *verdicts
+	*verdicts = nil
+	return v
 }
 
 // remove takes out what a complete update does not have. An assignment stays as
@@ -264,7 +238,9 @@ func (s *Store) remove(typeURL string, present map[string]bool) {
 	case xds.ListenerType:
 		s.dirty.all = drop(s.listeners, present) || s.dirty.all
 	case xds.ClusterType:
-		s.dirty.all = drop(s.clusters, present) || s.dirty.all
+		if drop(s.clusters, present) {
+			s.clustersChanged()
+		}
 	case xds.RouteType:
 		s.dirty.all = drop(s.routes, present) || s.dirty.all
 	case xds.AssignmentType:
@@ -277,15 +253,17 @@ func (s *Store) remove(typeURL string, present map[string]bool) {
 	}
 }
 
-// take takes out what the source says it has no longer. An assignment stays as long
+// takeOut takes out what the source says it has no longer. An assignment stays as long
 // as a cluster wants it.
-func (s *Store) take(typeURL string, names []string) {
+func (s *Store) takeOut(typeURL string, names []string) {
 	for _, name := range names {
 		switch typeURL {
 		case xds.ListenerType:
 			s.dirty.all = without(s.listeners, name) || s.dirty.all
 		case xds.ClusterType:
-			s.dirty.all = without(s.clusters, name) || s.dirty.all
+			if without(s.clusters, name) {
+				s.clustersChanged()
+			}
 		case xds.RouteType:
 			s.dirty.all = without(s.routes, name) || s.dirty.all
 		case xds.AssignmentType:
@@ -299,18 +277,10 @@ func (s *Store) take(typeURL string, names []string) {
 	}
 }
 
-// without takes one out; it tells whether it was there.
-func without[T any](t table[T], name string) bool {
-	_, had := t[name]
-	delete(t, name)
-	return had
-}
-
-// drop takes out what is not present; it tells whether that was anything.
-func drop[T any](t table[T], present map[string]bool) bool {
-	before := len(t)
-	maps.DeleteFunc(t, func(name string, _ *entry[T]) bool { return !present[name] })
-	return len(t) != before
+// clustersChanged forgets what was made of all clusters.
+func (s *Store) clustersChanged() {
+	s.wantedNames = nil
+	s.dirty.remake()
 }
 
 // forget drops assignments that no cluster wants any more.
@@ -325,49 +295,44 @@ func (s *Store) forget() {
 	maps.DeleteFunc(s.absent, func(name string, _ bool) bool { return !wanted[name] })
 }
 
-// wanted returns the names of the assignments of all clusters, sorted.
+// wanted returns the names of the assignments of all clusters, sorted. They are looked at
+// after every response, and seldom change: the same ones are the same slice.
 func (s *Store) wanted() []string {
-	var names []string
+	if s.wantedNames != nil {
+		return s.wantedNames
+	}
+	names := make([]string, 0, len(s.clusters))
 	for _, e := range s.clusters {
 		if e.asks != "" {
 			names = append(names, e.asks)
 		}
-		if e.hasGood && e.good.Assignment != "" {
+		if e.hasGood && e.good.Assignment != "" && e.good.Assignment != e.asks {
 			names = append(names, e.good.Assignment)
 		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	s.wantedNames = slices.Clip(slices.Compact(names))
+	return s.wantedNames
 }
 
 // dirty is what has changed since the last build. Endpoints change far more often
 // than the rest, so they have a short way.
 type dirty struct {
-	all         bool
+	all bool
+	// merge: clusters, or what they get their endpoints from, have changed by more than
+	// the following say.
+	merge       bool
 	assignments []string
 	lookups     []mesh.Lookup
 }
 
+// remake has all of the snapshot made again, and the clusters too.
+func (d *dirty) remake() { d.all, d.merge = true, true }
+
 // wants tells whether a cluster takes its endpoints from this assignment.
 func (s *Store) wants(name string) bool {
-	if e := s.clusters[name]; e != nil && e.wants(name) {
-		return true // the usual case: the names are the same
-	}
-	for _, e := range s.clusters {
-		if e.wants(name) {
-			return true
-		}
-	}
-	return false
-}
-
-// wants tells whether a cluster, or its last good version, names an assignment.
-func (e *entry[T]) wants(name string) bool {
-	if e.asks == name {
-		return true
-	}
-	c, ok := any(e.good).(*envoy.Cluster)
-	return ok && e.hasGood && c.Assignment == name
+	_, found := slices.BinarySearch(s.wanted(), name)
+	return found
 }
 
 // Wanted implements xds.Consumer.
@@ -393,7 +358,7 @@ func (s *Store) Absent(typeURL string, names []string) {
 			s.assignments[name].gone = true // its last good version stays
 		case typeURL == xds.AssignmentType && s.wants(name):
 			s.absent[name] = true
-			s.dirty.all = true
+			s.dirty.remake()
 		case typeURL == xds.RouteType && s.routes[name] == nil && s.wantsRoutes(name):
 			s.absentRoutes[name] = true
 			s.dirty.all = true

@@ -178,7 +178,7 @@ func notable(r xds.Resource, name string, verdicts []mesh.Verdict) []mesh.Verdic
 // put takes one resource in.
 func (w *Workloads) put(typeURL string, a arrival) (bad []mesh.Verdict, changed bool) {
 	if typeURL == AuthorizationType {
-		bad, changed = w.policies.put(a.Resource, func() (*workload.Authorization, []mesh.Verdict) {
+		bad, changed = w.policies.put(a.Resource, false, nil, func() (*workload.Authorization, []mesh.Verdict) {
 			if a.policy == nil { // it has come twice in one change
 				a = translated(typeURL, a.Resource)
 			}
@@ -193,7 +193,7 @@ func (w *Workloads) put(typeURL string, a arrival) (bad []mesh.Verdict, changed 
 	if e := w.addresses[a.Name]; e != nil {
 		last = e.good
 	}
-	bad, changed = w.addresses.put(a.Resource, func() (*workload.Address, []mesh.Verdict) {
+	bad, changed = w.addresses.put(a.Resource, false, nil, func() (*workload.Address, []mesh.Verdict) {
 		if a.address == nil {
 			a = translated(typeURL, a.Resource)
 		}

@@ -51,7 +51,7 @@ func (w *Workloads) Status() WorkloadsStatus {
 		st.Waiting = "no word yet about resources of type " + strings.Join(silent, " and ")
 	}
 	repeated := map[mesh.Verdict]*Repeated{}
-	for _, e := range w.addresses {
+	for name, e := range w.addresses {
 		switch {
 		case !e.hasGood:
 		case e.good.Service != nil:
@@ -59,14 +59,14 @@ func (w *Workloads) Status() WorkloadsStatus {
 		default:
 			st.Workloads++
 		}
-		count(repeated, e.verdicts)
+		count(repeated, e.verdicts(name))
 		st.Rejected += rejected(e)
 	}
-	for _, e := range w.policies {
+	for name, e := range w.policies {
 		if e.hasGood {
 			st.Authorizations++
 		}
-		count(repeated, e.verdicts)
+		count(repeated, e.verdicts(name))
 		st.Rejected += rejected(e)
 	}
 	for _, r := range repeated {
@@ -105,7 +105,7 @@ func count(repeated map[mesh.Verdict]*Repeated, verdicts []mesh.Verdict) {
 }
 
 // Resources tells of every resource, by type and name. The verdicts are those that say
-// that something is not enforced or wrong; they are shared: do not change them.
+// that something is not enforced or wrong.
 func (w *Workloads) Resources() []ResourceStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -229,10 +229,15 @@ func (ss *session) subscribe(ctx context.Context) error {
 
 func (ss *session) subscribeTo(ctx context.Context, t *table) error {
 	url, sub := t.typ.URL, ss.subs[t.typ.URL]
-	wanted, not := askable(ss.consumer.Wanted(url))
+	list := ss.consumer.Wanted(url)
+	if n := len(list); n > 0 && n == len(sub.wanted) && &list[0] == &sub.wanted[0] {
+		return nil // as after most responses
+	}
+	wanted, not := askable(list)
 	if len(not) > 0 {
 		ss.consumer.Absent(url, not)
 	}
+	sub.wanted = list
 	// Before the first name an empty list would mean all of them.
 	if slices.Equal(wanted, sub.names) || (!sub.asked && len(wanted) == 0) {
 		return nil

@@ -58,7 +58,7 @@ func EnvoyTypes() []Type {
 		{URL: ClusterType, Decode: decodeEnvoy},
 		{URL: AssignmentType, ByName: true, Decode: decodeEnvoy},
 		{URL: ListenerType, Decode: decodeEnvoy},
-		{URL: RouteType, ByName: true, Decode: decodeEnvoy},
+		{URL: RouteType, ByName: true, Decode: decodeRoutes},
 	}
 }
 

@@ -65,7 +65,9 @@ type wire interface {
 type subscription struct {
 	asked bool
 	names []string // sorted; of a type that is asked for by name
-	nonce string   // the last one
+	// wanted is what the consumer wanted then.
+	wanted []string
+	nonce  string // the last one
 }
 
 // open opens a stream.

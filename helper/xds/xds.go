@@ -37,6 +37,9 @@ type Resource struct {
 	Path string
 	// Message is there even if the resource is Invalid, for what it refers to.
 	Message proto.Message
+	// Hosts are the virtual hosts of a RouteConfiguration that was taken apart: Message is
+	// without them then. Whole has both.
+	Hosts []*Host
 	// Raw is the message as a server sent it; nil if it came otherwise.
 	Raw []byte
 	// Hash tells equal content from changed content.
@@ -76,7 +79,8 @@ type Consumer interface {
 	// are used even if others are not; the error says what was not accepted, and
 	// why, for the source to pass on (a NACK).
 	Apply(ctx context.Context, updates ...Update) error
-	// Wanted returns the names of a type that is subscribed by name, sorted.
+	// Wanted returns the names of a type that is subscribed by name, sorted. What was
+	// returned is never changed: the same slice is the same names.
 	Wanted(typeURL string) []string
 	// Absent tells that the source does not have these names, or does not give them.
 	// What is held of them may stay in use.

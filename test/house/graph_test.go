@@ -28,8 +28,9 @@ var allowed = map[string][]string{
 	"cni/kmesh-cni": {"cni"},
 
 	// The helper, from the control plane (left) to the maps (right).
-	"helper/mesh": {},
-	"helper/xds":  {"helper/mesh"},
+	"helper/mesh":  {},
+	"helper/shelf": {},
+	"helper/xds":   {"helper/mesh", "helper/shelf"},
 	// Certificates of workloads, for the streams; and how they are asked for: generated.
 	"helper/identity":           {"helper/identity/ca"},
 	"helper/identity/ca":        {},
@@ -39,13 +40,13 @@ var allowed = map[string][]string{
 	"helper/translate/workload/address": {},
 	"helper/translate/workload/policy":  {"helper/translate/workload/address"},
 	"helper/snapshot": {
-		"helper/mesh", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
+		"helper/mesh", "helper/shelf", "helper/xds", "helper/translate/envoy", "helper/translate/workload",
 		"helper/translate/workload/address", "helper/translate/workload/policy",
 	},
 	"helper/scopes": {
 		"helper/mesh", "helper/xds", "helper/translate/workload", "helper/snapshot", "helper/lastgood", "helper/pods/plan", "cni/optin", "netns",
 	},
-	"helper/lastgood":    {"helper/xds"},
+	"helper/lastgood":    {"helper/xds", "helper/shelf"},
 	"helper/automaton":   {"helper/mesh"},
 	"helper/head":        {},
 	"helper/explain":     {"helper/mesh", "helper/head"},
@@ -96,7 +97,7 @@ var allowed = map[string][]string{
 // pure are the packages that hold thought only: they are tested without root and
 // without a kernel, so neither they nor anything they import may reach for one.
 var pure = []string{
-	"helper/mesh", "helper/translate/envoy", "helper/translate/workload",
+	"helper/mesh", "helper/shelf", "helper/translate/envoy", "helper/translate/workload",
 	"helper/automaton", "helper/balance", "helper/head", "helper/explain", "helper/routediff",
 	"cni/optin", "cni/entry", "helper/pods/plan", "install/conflist",
 }

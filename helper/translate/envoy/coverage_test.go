@@ -227,6 +227,7 @@ func translate(t *testing.T, m proto.Message) []mesh.Verdict {
 		if rc.HTTP != nil {
 			checkRoutes(t, rc)
 		}
+		checkApart(t, m)
 	}
 	if !reflect.DeepEqual(first, second) {
 		t.Fatal("translated twice, it differs")

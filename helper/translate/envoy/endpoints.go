@@ -5,8 +5,10 @@ package envoy
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
+	"unique"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -65,15 +67,18 @@ func (r *report) places(a *endpointv3.ClusterLoadAssignment, path string, kind a
 	for i, l := range a.GetEndpoints() {
 		at := join(path, "endpoints["+strconv.Itoa(i)+"]")
 		loc := mesh.Locality{
-			Region:   l.GetLocality().GetRegion(),
-			Zone:     l.GetLocality().GetZone(),
-			SubZone:  l.GetLocality().GetSubZone(),
+			Region:   once(l.GetLocality().GetRegion()),
+			Zone:     once(l.GetLocality().GetZone()),
+			SubZone:  once(l.GetLocality().GetSubZone()),
 			Priority: l.GetPriority(),
 			Weight:   l.GetLoadBalancingWeight().GetValue(),
 		}
 		if weights[loc.Priority] += uint64(loc.Weight); weights[loc.Priority] > math.MaxUint32 {
 			r.invalid(join(at, "load_balancing_weight"), "the sum of locality weights of priority %d is more than %d", loc.Priority, uint32(math.MaxUint32))
 			return nil, nil
+		}
+		if n := len(l.GetLbEndpoints()); n > 0 && kind == literal {
+			loc.Endpoints = make([]mesh.Endpoint, 0, n) // no more than they are: there are many
 		}
 		var sum uint64
 		for j, e := range l.GetLbEndpoints() {
@@ -100,10 +105,16 @@ func (r *report) places(a *endpointv3.ClusterLoadAssignment, path string, kind a
 			}
 			loc.Endpoints = append(loc.Endpoints, ep)
 		}
+		if len(loc.Endpoints) == 0 {
+			loc.Endpoints = nil
+		}
 		out = append(out, loc)
 	}
-	return out, targets
+	return slices.Clip(out), targets
 }
+
+// once is a string that very many resources have: it is held once.
+func once(s string) string { return unique.Make(s).Value() }
 
 // socketMatch is the metadata by which a cluster chooses the transport socket for an
 // endpoint.

@@ -89,6 +89,7 @@ func (rc *RouteConfig) refuseAt(field string) {
 	if rc.HTTP == nil {
 		return // invalid: it is not served at all
 	}
+	rc.unfold()
 	m := refusedAt.FindStringSubmatch(field)
 	if m == nil {
 		rc.refuseAll(rc.Name)
@@ -99,7 +100,10 @@ func (rc *RouteConfig) refuseAt(field string) {
 		rc.refuseAll(rc.Name)
 		return
 	}
-	vh := rc.HTTP.VirtualHosts[i]
+	// It may be that of other resources, too.
+	vh := *rc.HTTP.VirtualHosts[i]
+	vh.Routes = slices.Clone(vh.Routes)
+	rc.HTTP.VirtualHosts[i] = &vh
 	j, err := strconv.Atoi(m[2])
 	if m[2] == "" || err != nil || j >= len(vh.Routes) {
 		vh.Routes = refuseAll()
@@ -115,7 +119,7 @@ func (rc *RouteConfig) refuseAt(field string) {
 // refuseAll refuses every request.
 func (rc *RouteConfig) refuseAll(name string) {
 	rc.HTTP = &mesh.HTTP{VirtualHosts: []*mesh.VirtualHost{{Name: name, Domains: []string{"*"}, Routes: refuseAll()}}}
-	rc.References, rc.faults = nil, nil
+	rc.References, rc.hosts, rc.faults = nil, nil, nil
 }
 
 // forget drops references from below a field: what is refused waits for no cluster.

@@ -22,8 +22,11 @@ type RouteConfig struct {
 	Verdicts []mesh.Verdict
 	// HTTP is nil when the resource is invalid.
 	HTTP *mesh.HTTP
-	// References to clusters, in the order of their fields.
+	// References to clusters, in the order of their fields, but for those of hosts:
+	// EachReference has all.
 	References []RouteReference
+	// hosts are the virtual hosts, if they were translated one by one.
+	hosts []*Host
 
 	// faults are what routes say about fault filters, by the filters' names. The
 	// aborts are already in the routes, as if the filter were there.
@@ -64,11 +67,8 @@ type router struct {
 	faults  map[string]fault  // of the whole configuration
 }
 
-// routes translates a RouteConfiguration at a place.
-func (r *report) routes(rc *routev3.RouteConfiguration, path string) *RouteConfig {
-	r.collapse = true
-	defer func() { r.collapse = false }()
-	refused := r.walk(rc, path)
+// router begins the work.
+func (r *report) router(rc *routev3.RouteConfiguration) *router {
 	w := &router{
 		report:  r,
 		out:     &RouteConfig{Name: rc.GetName(), HTTP: &mesh.HTTP{IgnorePort: rc.GetIgnorePortInHostMatching()}, faults: map[*mesh.Route]map[string]fault{}},
@@ -78,6 +78,15 @@ func (r *report) routes(rc *routev3.RouteConfiguration, path string) *RouteConfi
 	if m := rc.GetMaxDirectResponseBodySizeBytes(); m != nil {
 		w.maxBody = m.GetValue()
 	}
+	return w
+}
+
+// routes translates a RouteConfiguration at a place.
+func (r *report) routes(rc *routev3.RouteConfiguration, path string) *RouteConfig {
+	r.collapse = true
+	defer func() { r.collapse = false }()
+	refused := r.walk(rc, path)
+	w := r.router(rc)
 	w.faults = r.perFilter(rc.GetTypedPerFilterConfig(), join(path, "typed_per_filter_config"))
 	for i, vh := range rc.GetVirtualHosts() {
 		w.virtualHost(vh, join(path, "virtual_hosts["+strconv.Itoa(i)+"]"))

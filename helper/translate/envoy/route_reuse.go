@@ -17,13 +17,20 @@ func (rc *RouteConfig) Adopt(old *RouteConfig) {
 	if rc.HTTP == nil || old == nil || old.HTTP == nil {
 		return
 	}
-	byName := map[string]*mesh.VirtualHost{}
-	for _, vh := range old.HTTP.VirtualHosts {
-		byName[vh.Name] = vh
-	}
+	// Most of them are the same already if they were translated one by one.
+	var byName map[string]*mesh.VirtualHost
 	for i, vh := range rc.HTTP.VirtualHosts {
+		if i < len(old.HTTP.VirtualHosts) && old.HTTP.VirtualHosts[i] == vh {
+			continue
+		}
+		if byName == nil {
+			byName = make(map[string]*mesh.VirtualHost, len(old.HTTP.VirtualHosts))
+			for _, vh := range old.HTTP.VirtualHosts {
+				byName[vh.Name] = vh
+			}
+		}
 		o := byName[vh.Name]
-		if o == nil || !reflect.DeepEqual(vh, o) {
+		if o == nil || o == vh || !reflect.DeepEqual(vh, o) {
 			continue
 		}
 		same := true

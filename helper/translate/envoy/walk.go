@@ -54,7 +54,7 @@ func (r *report) add(field string, class mesh.Class, message string) {
 	if class == mesh.Invalid {
 		r.bad = true
 	}
-	if class == mesh.Enforced || class == mesh.Default {
+	if benignClass(class) {
 		if r.collapse {
 			field = collapsed(field)
 		}
@@ -76,6 +76,9 @@ func (r *report) add(field string, class mesh.Class, message string) {
 		Field: field, Class: class, Message: message,
 	})
 }
+
+// benignClass: nothing of what the resource asks for is missing.
+func benignClass(c mesh.Class) bool { return c == mesh.Enforced || c == mesh.Default }
 
 // invalid records an Invalid verdict.
 func (r *report) invalid(field, format string, args ...any) {
