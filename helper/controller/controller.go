@@ -123,6 +123,8 @@ type Controller struct {
 	// others: another layout's maps served when this run began; taken: they do no longer.
 	others bool
 	taken  atomic.Bool
+	// garbage counts what has been published since memory was given back.
+	garbage int
 }
 
 // Run runs the helper until ctx ends.
@@ -291,6 +293,7 @@ func (c *Controller) publish(ctx context.Context, s *mesh.Snapshot) error {
 		return err
 	}
 	first := c.last.Swap(s) == nil
+	c.tidy(res, first)
 	if !c.taken.Load() {
 		if err := c.keeper.TakeOver(ctx); err != nil {
 			return err
