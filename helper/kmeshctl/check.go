@@ -147,7 +147,7 @@ func configs(s *apiv1.StatusResponse) []named {
 func (c *checker) policies(s *apiv1.StatusResponse) {
 	for _, v := range s.GetVerdicts() {
 		switch {
-		case v.GetClass() != mesh.UnsupportedAction.String() || !isPolicy(v):
+		case !isPolicy(v):
 		case s.GetRefusesEnrolment():
 			c.warn(verdictLine(v), "nothing: the pods that it selects are let go (policy.unenforced: refuse-enrolment), when nothing of them is open any more")
 		default:
@@ -156,9 +156,14 @@ func (c *checker) policies(s *apiv1.StatusResponse) {
 	}
 }
 
-// isPolicy says whether a verdict is about who may connect.
+// isPolicy says whether a verdict is about who may connect, and that nobody sees to it. An
+// inbound listener's is about a condition, since none of it is served.
 func isPolicy(v *apiv1.Verdict) bool {
-	return v.GetType() == "Authorization" || strings.Contains(v.GetMessage(), "authorization is NOT ENFORCED")
+	switch v.GetClass() {
+	case mesh.UnsupportedAction.String(), mesh.UnsupportedCondition.String():
+		return v.GetType() == "Authorization" || strings.Contains(v.GetMessage(), "authorization is NOT ENFORCED")
+	}
+	return false
 }
 
 // pods that are not governed as they should be.
@@ -185,9 +190,10 @@ func (c *checker) configuration(s *apiv1.StatusResponse) {
 	conditions, actions := newGroups(), newGroups()
 	for _, v := range s.GetVerdicts() {
 		switch {
+		case isPolicy(v): // see policies
 		case v.GetClass() == mesh.UnsupportedCondition.String():
 			conditions.add(v)
-		case v.GetClass() == mesh.UnsupportedAction.String() && !isPolicy(v):
+		case v.GetClass() == mesh.UnsupportedAction.String():
 			actions.add(v)
 		}
 	}

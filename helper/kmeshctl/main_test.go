@@ -116,7 +116,7 @@ var scoped = &apiv1.StatusResponse{
 		{Source: "istiod:15012", Type: "Authorization", Resource: "shop/deny-all", Class: "not-enforced", Message: "NOT ENFORCED: connections to shop/web-1 that it denies are let through"},
 		{Source: "istiod:15012", Type: "Listener", Resource: "a", Field: "access_log", Class: "not-enforced", Message: "no access log"},
 		{Source: "istiod:15012", Type: "Listener", Resource: "b", Field: "access_log", Class: "not-enforced", Message: "no access log"},
-		{Source: "istiod:15012", Type: "Listener", Resource: "virtualInbound", Field: "filter_chains[0].filters[0]", Class: "not-enforced", Message: "authorization is NOT ENFORCED here"},
+		{Source: "istiod:15012", Type: "Listener", Resource: "virtualInbound", Field: "traffic_direction", Class: "unsupported-condition", Message: "inbound traffic is not governed yet: authorization is NOT ENFORCED (shop/allow-web)"},
 	},
 	Maps: []*apiv1.Map{{Name: "km_frontends", Entries: 95, Capacity: 100}, {Name: "km_names", Entries: 1, Capacity: 100}},
 	Pods: &apiv1.PodCounts{Live: 6},
