@@ -116,15 +116,16 @@ func (n *now) enrollOne(ctx context.Context, req netns.Request) (older int, err 
 	defer cancel()
 	n.opts.Runtime.ShareLegPorts()
 	pod, err := n.opts.Node.Enroll(ctx, req)
-	if err != nil {
-		if ctx.Err() == nil && netns.CodeOf(err) != netns.CodeNotReady {
-			_ = n.opts.Node.Record(ctx, req, netns.Failed, err.Error()) // for people
-		}
-		return 0, err
+	if err != nil && ctx.Err() == nil && netns.CodeOf(err) != netns.CodeNotReady {
+		_ = n.opts.Node.Record(ctx, req, netns.Failed, err.Error()) // for people
 	}
-	// The DEL of its sandbox may have passed between our look and our work.
+	// The DEL of its sandbox may have passed between our look and our work: what that leaves,
+	// the record of a failure also, goes now, and not only with the next sweep.
 	if req.Network != lateNetwork && !cached.Has(n.opts.CacheDir, req.Attachment) {
 		return 0, errors.Join(errGone, n.opts.Node.Release(ctx, req.Attachment))
+	}
+	if err != nil {
+		return 0, err
 	}
 	k := netns.Known{Request: req, NetnsCookie: pod.NetnsCookie}
 	stamped, err := n.stamped(k)

@@ -4,6 +4,7 @@ package follow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -223,7 +224,7 @@ func TestLastGoodStays(t *testing.T) {
 // Pods come, go and change their minds while the keeper follows; nothing is left of any,
 // whoever was first. The bed's node looks for it.
 func TestChurn(t *testing.T) {
-	b := newBed(t, node.Options{})
+	b := newBed(t, node.Options{LateEnrolment: true})
 	b.start(func(o *pods.Options) { o.Every = 100 * time.Millisecond })
 	const workers, rounds = 4, 6
 	seed := rand.Uint64()
@@ -266,8 +267,9 @@ func TestChurn(t *testing.T) {
 	running.Wait()
 	b.eventually("end of all pods", func() error {
 		all, err := b.netns.Known(b.ctx)
-		if err == nil && len(all) > 0 {
-			err = fmt.Errorf("%+v", all)
+		records, recordsErr := b.netns.Records(b.ctx)
+		if err = errors.Join(err, recordsErr); err == nil && len(all)+len(records) > 0 {
+			err = fmt.Errorf("%+v, %+v", all, records)
 		}
 		return err
 	})

@@ -55,6 +55,10 @@ func Attached(cgroup string) (map[ebpf.AttachType]int, error) {
 // checkCgroup notes programs that a pod's last DEL left on its cgroup.
 func (n *Node) checkCgroup(p *Pod) {
 	at, err := Attached(p.CgroupPath)
+	for deadline := time.Now().Add(10 * time.Second); n.opts.LateEnrolment && len(at) > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+		at, err = Attached(p.CgroupPath)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:

@@ -61,6 +61,8 @@ type Options struct {
 	NoCgroupPath bool
 	// Plugin is merged into kmesh-cni's entry of the network's configuration.
 	Plugin map[string]any
+	// LateEnrolment: somebody enrols pods that run already, maybe while their DEL is under way: what comes after a DEL is taken back, but not at once.
+	LateEnrolment bool
 	// Ranges of the pods' addresses. Default 10.77.0.0/16 and fd77::/64.
 	Subnet4, Subnet6 netip.Prefix
 	// Where the node's processes' standard error goes, beside the files in Node.Dir. Default nowhere.
