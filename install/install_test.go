@@ -5,7 +5,6 @@ package install
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,9 +132,10 @@ func TestFormsChange(t *testing.T) {
 	want := func(what, file, chain string) {
 		t.Helper()
 		poll(t, what, 5*time.Second, func() error {
-			files := slices.Sorted(maps.Keys(tree(t, e.conf)))
+			files, _ := filepath.Glob(filepath.Join(e.conf, "*"))
+			nested, _ := filepath.Glob(filepath.Join(e.conf, "*", "*"))
 			if l := e.loads(); types(l) != chain || in.Status().File != filepath.Join(e.conf, file) {
-				return fmt.Errorf("chain %s, %+v, files %v", types(l), in.Status(), files)
+				return fmt.Errorf("chain %s, %+v, files %v, %v", types(l), in.Status(), files, nested)
 			}
 			return nil
 		})

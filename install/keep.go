@@ -58,10 +58,11 @@ func (in *Installer) peace(ctx context.Context, w *war, path string) (time.Durat
 	case begun:
 		w.enemy = in.seen[dir].who(path)
 		in.count(func(s *Status) { s.Wars++ })
+		in.unready(w.over(path)) // before it is told: who hears of a war is not told that all is well
 		in.tell(ctx, true, ReasonRewriteWar, "%s is rewritten by %s, as often as Kmesh puts its own there: stopped after %d repairs, pods are not enrolled. Keep it from that (with Cilium: cni.exclusive=false), or use mode drop-in. Tried again when the file has been left alone for %s",
 			path, w.enemy, w.Losses, w.quiet())
 	}
-	return again, fmt.Errorf("rewrite war over %s with %s: nothing is written until the file has been left alone for %s", path, w.enemy, w.quiet())
+	return again, w.over(path)
 }
 
 // attempts bounds how often a pass begins anew because a file changed under it.

@@ -85,14 +85,17 @@ func (in *Installer) withdraw() {
 	}
 }
 
-// fail notes why it is not as it should be.
-func (in *Installer) fail(ctx context.Context, err error) {
-	s := in.Status()
-	s.Ready, s.Reason, s.Loaded = false, err.Error(), "no"
-	in.count(func(now *Status) { *now = s })
+// unready notes why it is not as it should be.
+func (in *Installer) unready(err error) {
+	in.count(func(s *Status) { s.Ready, s.Reason, s.Loaded = false, err.Error(), "no" })
 	if !errors.Is(err, errSuperseded) { // the file is another process's then
 		removeReady(in.opts.ReadyFile)
 	}
+}
+
+// fail notes why it is not as it should be, and tells it.
+func (in *Installer) fail(ctx context.Context, err error) {
+	in.unready(err)
 	switch {
 	case errors.Is(err, errNoPrimary):
 		in.report(ctx, false, ReasonWaiting, "waiting for the node's network: no configuration yet")

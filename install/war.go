@@ -2,7 +2,10 @@
 
 package install
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // WarTiming is what makes a rewrite war of repairs.
 type WarTiming struct {
@@ -70,4 +73,9 @@ func (w *war) holds(now time.Time) {
 	if now.Sub(w.last) >= w.Calm {
 		w.losses, w.wars = 0, 0
 	}
+}
+
+// over says what the war is about, and when it ends.
+func (w *war) over(path string) error {
+	return fmt.Errorf("rewrite war over %s with %s: nothing is written until the file has been left alone for %s", path, w.enemy, w.quiet())
 }
