@@ -26,7 +26,7 @@ export BPF2GO_STRIP := llvm-strip-$(CLANG)
 RACE := ^kmesh/(helper/(mesh|xds|identity|translate|snapshot|lastgood|balance|probe|api)|cni/(optin|entry)|install)(/|$$)
 
 # Packages whose tests make no node, no programs and no maps: several at once do not disturb each other.
-TOGETHER := ^kmesh/(helper/(head|explain|routediff|resolve|kmeshctl|scopes|controller|pods)|manifests|test/house)(/|$$)
+TOGETHER := ^kmesh/(helper/(head|explain|routediff|resolve|kmeshctl|scopes|controller|pods|shelf)|manifests|test/house)(/|$$)
 
 # The longest that one package's tests may take.
 TIMEOUT := 10m
