@@ -70,10 +70,14 @@ generate: ## regenerate what is generated and committed: BPF objects, protobuf c
 	$(need) protoc protobuf-compiler
 	$(GO) generate ./...
 
-.PHONY: lint
-lint: ## gofmt, vet, staticcheck, clang-format, the import graph, package comments
+.PHONY: formatter
+formatter:
 	@$(need) $(GO) golang-go
 	$(need) clang-format-$(CLANG) clang-format-$(CLANG)
+
+.PHONY: lint
+lint: formatter ## gofmt, vet, staticcheck, clang-format, the import graph, package comments
+	@$(need) $(GO) golang-go
 	status=0
 	unformatted=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files -co --exclude-standard '*.go'))
 	if [ -n "$$unformatted" ]; then
@@ -160,10 +164,15 @@ istiod: ## a Kmesh node against a real istiod and API server inside this machine
 FUZZTIME ?= 30s
 FUZZLONG ?= 30s
 
-.PHONY: fuzz
-fuzz: ## every fuzzer for FUZZTIME (30s); what one finds belongs into testdata, as a seed with a name
+.PHONY: fuzzers
+fuzzers: ## the fuzzers, as programs, in bin/fuzz
 	@$(need) $(GO) golang-go
-	.ci/fuzz $(GO) $(FUZZTIME) $(FUZZLONG)
+	GO='$(GO)' .ci/fuzz build bin/fuzz
+
+.PHONY: fuzz
+fuzz: fuzzers ## every fuzzer for FUZZTIME (30s); what one finds belongs into testdata, as a seed with a name
+	@$(need) $(GO) golang-go
+	GO='$(GO)' .ci/fuzz run bin/fuzz $(FUZZTIME) $(FUZZLONG)
 
 .PHONY: demo
 demo: build ## a node inside this machine, real traffic, in under a minute (as root)
