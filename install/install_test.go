@@ -19,6 +19,17 @@ import (
 
 const single = ` {"cniVersion": "0.4.0", "name":"pods", "type":"` + primaryType + `", "mtu": 1.5e3}` + "\n"
 
+// listFrom reads a list, again if a drop-in of it went away between libcni's look at the folder and at the file: a runtime looks again, too, when its
+// folder changes.
+func listFrom(path string) (l *libcni.NetworkConfigList, err error) {
+	for range 10 {
+		if l, err = libcni.ConfListFromFile(path); err == nil || !strings.Contains(err.Error(), "no such file") {
+			break
+		}
+	}
+	return l, err
+}
+
 // loads reads the first configuration of the folder as a runtime does.
 func (e *env) loads() *libcni.NetworkConfigList {
 	e.t.Helper()
@@ -28,7 +39,7 @@ func (e *env) loads() *libcni.NetworkConfigList {
 	}
 	slices.Sort(files)
 	if strings.HasSuffix(files[0], ".conflist") {
-		l, err := libcni.ConfListFromFile(files[0])
+		l, err := listFrom(files[0])
 		if err != nil {
 			e.t.Fatal(err)
 		}

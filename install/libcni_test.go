@@ -61,7 +61,7 @@ func (r *runtime) load() (*libcni.NetworkConfigList, error) {
 		return nil, fmt.Errorf("no configuration: %w", err)
 	}
 	slices.Sort(files)
-	return libcni.ConfListFromFile(files[0])
+	return listFrom(files[0])
 }
 
 func sandbox(id, netns string) *libcni.RuntimeConf {
