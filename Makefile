@@ -184,7 +184,7 @@ demo: build ## a node inside this machine, real traffic, in under a minute (as r
 	exec bin/demo
 
 .PHONY: fault
-fault: build ## the fault matrix, with figures, into test/fault/RESULTS.md (as root, under 15 minutes)
+fault: build ## the fault matrix, with figures, into test/fault/RESULTS.md (as root, 15 to 30 minutes)
 	@if [ "$$(id -u)" != 0 ]; then
 		echo 'make fault: needs root (programs, network namespaces, cgroups): sudo make fault' >&2
 		exit 1

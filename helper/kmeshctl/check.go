@@ -145,13 +145,13 @@ func configs(s *apiv1.StatusResponse) []named {
 
 // policies: what somebody relies on for security, and is not done.
 func (c *checker) policies(s *apiv1.StatusResponse) {
+	remedy := "do not rely on it: take the pods out of the mesh (kmesh.net/enroll: \"false\"; policy.unenforced: refuse-enrolment does) and give them a sidecar, or enforce it by a NetworkPolicy"
+	if s.GetRefusesEnrolment() {
+		remedy = "the pods that it selects are let go (policy.unenforced: refuse-enrolment) when nothing of them is open any more; to have that at once, make them anew"
+	}
 	for _, v := range s.GetVerdicts() {
-		switch {
-		case !isPolicy(v):
-		case s.GetRefusesEnrolment():
-			c.warn(verdictLine(v), "nothing: the pods that it selects are let go (policy.unenforced: refuse-enrolment), when nothing of them is open any more")
-		default:
-			c.fault(verdictLine(v), "do not rely on it: take the pods out of the mesh (kmesh.net/enroll: \"false\"; policy.unenforced: refuse-enrolment does) and give them a sidecar, or enforce it by a NetworkPolicy")
+		if isPolicy(v) {
+			c.fault(verdictLine(v), remedy)
 		}
 	}
 }

@@ -13,8 +13,9 @@ import (
 )
 
 // ForgetRequests deletes what was counted of pods that are gone, requests and connections,
-// so that the maps have room for those that come. It returns how many entries it deleted. The living are asked
-// for after the entries were read: a pod that is new then is not taken for gone.
+// so that the maps have room for those that come. It returns how many entries it deleted.
+// The living are asked for after the entries were read: a pod that is new then is not taken
+// for gone.
 func (p *Publisher) ForgetRequests(ctx context.Context, alive func(context.Context) (map[uint64]bool, error)) (int, error) {
 	var keys []bpf.RequestKey
 	if err := readCounted(ctx, p.rt, "km_requests", func(k bpf.RequestKey, _ bpf.RequestStats) { keys = append(keys, k) }); err != nil {
