@@ -27,10 +27,50 @@ func reuseServices(services, old []*mesh.Service) {
 		byName[s.Name] = s
 	}
 	for i, s := range services {
-		if o := byName[s.Name]; o != nil && o != s && sameService(o, s) {
+		switch o := byName[s.Name]; {
+		case o == nil || o == s:
+		case sameService(o, s):
 			services[i] = o
+		case o.HTTP != nil && s.HTTP != nil:
+			services[i] = reuseHosts(s, o.HTTP.VirtualHosts)
 		}
 	}
+}
+
+// reuseHosts is a service with those virtual hosts of the last one that equal its own: a
+// service may have the routes of many, and all are sent again when one of them changes.
+func reuseHosts(s *mesh.Service, old []*mesh.VirtualHost) *mesh.Service {
+	var byName map[string]*mesh.VirtualHost
+	last := func(i int, name string) *mesh.VirtualHost {
+		// Nearly always they stand where they stood.
+		if i < len(old) && old[i].Name == name {
+			return old[i]
+		}
+		if byName == nil {
+			byName = make(map[string]*mesh.VirtualHost, len(old))
+			for _, vh := range old {
+				byName[vh.Name] = vh
+			}
+		}
+		return byName[name]
+	}
+	out := s
+	for i, vh := range s.HTTP.VirtualHosts {
+		if i < len(old) && old[i] == vh {
+			continue
+		}
+		o := last(i, vh.Name)
+		if o == nil || o == vh || !reflect.DeepEqual(o, vh) {
+			continue
+		}
+		if out == s { // it is not only the snapshot's
+			svc, http := *s, *s.HTTP
+			http.VirtualHosts = slices.Clone(http.VirtualHosts)
+			svc.HTTP, out = &http, &svc
+		}
+		out.HTTP.VirtualHosts[i] = o
+	}
+	return out
 }
 
 // sameScope compares two scopes after reuse: by identity.

@@ -214,9 +214,6 @@ func (s *Store) put(typeURL string, r xds.Resource) (bad []mesh.Verdict) {
 			if refuse {
 				rc.Refuse()
 			}
-			if e := s.routes[r.Name]; e.hasGood {
-				rc.Adopt(e.good)
-			}
 			return rc, take(&rc.Verdicts)
 		})
 	}

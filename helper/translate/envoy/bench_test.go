@@ -11,7 +11,7 @@ import (
 )
 
 // BenchmarkTranslateRoutes translates the routes of a port that 10,000 services
-// share, of which one has changed.
+// share.
 func BenchmarkTranslateRoutes(b *testing.B) {
 	one := message(b, &routev3.RouteConfiguration{}, oneRoute("{name: canary, match: {prefix: /, headers: [{name: x, string_match: {exact: yy}}]}, route: {cluster: v2, timeout: 0s, retry_policy: {retry_on: connect-failure, num_retries: 2}, max_grpc_timeout: 0s}, decorator: {operation: o}},"+
 		"{name: main, match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: v1, weight: 90}, {name: v2, weight: 10}]}, timeout: 0s, retry_policy: {retry_on: connect-failure, num_retries: 2}, max_grpc_timeout: 0s}, decorator: {operation: o}}")).GetVirtualHosts()[0]
@@ -22,17 +22,10 @@ func BenchmarkTranslateRoutes(b *testing.B) {
 		vh.Domains = []string{fmt.Sprintf("svc-%d", i), fmt.Sprintf("svc-%d.default", i), fmt.Sprintf("svc-%d.default.svc.cluster.local", i)}
 		rc.VirtualHosts = append(rc.VirtualHosts, vh)
 	}
-	old := TranslateRoutes(rc, "s")
-	if old.HTTP == nil {
-		b.Fatal(list(old.Verdicts))
-	}
-	rc.VirtualHosts[7].Domains = append(rc.VirtualHosts[7].Domains, "new")
 	b.ReportAllocs()
 	for b.Loop() {
-		next := TranslateRoutes(rc, "s")
-		next.Adopt(old)
-		if next.HTTP.VirtualHosts[8] != old.HTTP.VirtualHosts[8] || next.HTTP.VirtualHosts[7] == old.HTTP.VirtualHosts[7] {
-			b.Fatal("identity")
+		if next := TranslateRoutes(rc, "s"); next.HTTP == nil {
+			b.Fatal(list(next.Verdicts))
 		}
 	}
 }

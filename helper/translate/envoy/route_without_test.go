@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-
-	"kmesh/helper/mesh"
 )
 
 // hosts makes a configuration of virtual hosts: "name domain cluster".
@@ -69,30 +67,5 @@ func TestWithout(t *testing.T) {
 				t.Error("the newest version was changed")
 			}
 		})
-	}
-}
-
-// TestAdopt: equal virtual hosts keep their identity, and what they say about
-// faults.
-func TestAdopt(t *testing.T) {
-	const fault = "typed_per_filter_config: {f: {'@type': type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault%s}}, "
-	version := func(per string) *RouteConfig {
-		return TranslateRoutes(message(t, &routev3.RouteConfiguration{}, oneRoute("{match: {prefix: /}, "+per+"route: {cluster: c}}")), "s")
-	}
-	none, off := "", fmt.Sprintf(fault, "")
-	on := fmt.Sprintf(fault, ", abort: {http_status: 500, percentage: {numerator: 100}}")
-	own := &faultFilter{name: "f", abort: &mesh.Abort{Fraction: mesh.Fraction{Numerator: 1, Denominator: 100}, Status: 503}}
-	for _, tc := range []struct {
-		old, next string
-		same      bool
-	}{{none, none, true}, {on, on, true}, {off, off, true}, {none, off, false}, {off, none, false}, {none, on, false}, {on, off, false}} {
-		old, next, fresh := version(tc.old), version(tc.next), version(tc.next)
-		next.Adopt(old)
-		if same := next.HTTP.VirtualHosts[0] == old.HTTP.VirtualHosts[0]; same != tc.same {
-			t.Errorf("%q, then %q: the same %v", tc.old, tc.next, same)
-		}
-		if a, b := next.withFaults(own).VirtualHosts[0].Routes[0].Abort, fresh.withFaults(own).VirtualHosts[0].Routes[0].Abort; (a == nil) != (b == nil) {
-			t.Errorf("%q, then %q: abort %v, without adopting %v", tc.old, tc.next, a, b)
-		}
 	}
 }

@@ -4,51 +4,10 @@ package envoy
 
 import (
 	"maps"
-	"reflect"
 	"slices"
 
 	"kmesh/helper/mesh"
 )
-
-// Adopt replaces the virtual hosts that are equal to those of an older version by
-// them: what has not changed keeps its identity. A RouteConfiguration holds the
-// routes of many services, and is sent again whole when one of them changes.
-func (rc *RouteConfig) Adopt(old *RouteConfig) {
-	if rc.HTTP == nil || old == nil || old.HTTP == nil {
-		return
-	}
-	// Most of them are the same already if they were translated one by one.
-	var byName map[string]*mesh.VirtualHost
-	for i, vh := range rc.HTTP.VirtualHosts {
-		if i < len(old.HTTP.VirtualHosts) && old.HTTP.VirtualHosts[i] == vh {
-			continue
-		}
-		if byName == nil {
-			byName = make(map[string]*mesh.VirtualHost, len(old.HTTP.VirtualHosts))
-			for _, vh := range old.HTTP.VirtualHosts {
-				byName[vh.Name] = vh
-			}
-		}
-		o := byName[vh.Name]
-		if o == nil || o == vh || !reflect.DeepEqual(vh, o) {
-			continue
-		}
-		same := true
-		for j, r := range vh.Routes {
-			same = same && reflect.DeepEqual(rc.faults[r], old.faults[o.Routes[j]])
-		}
-		if !same {
-			continue
-		}
-		for j, r := range vh.Routes {
-			if f, ok := rc.faults[r]; ok {
-				delete(rc.faults, r)
-				rc.faults[o.Routes[j]] = f
-			}
-		}
-		rc.HTTP.VirtualHosts[i] = o
-	}
-}
 
 // Without returns the configuration without clusters that cannot be used. A
 // virtual host that names one keeps its version in last, if it has the same
