@@ -38,10 +38,11 @@ func TestOptOutDrains(t *testing.T) {
 	get(t, web, replies, "/before")
 
 	b.tell(apiPod(p, nil))
-	b.governed(p, false)
+	// First the event: to see whether a pod is governed takes a connection more.
 	if e := b.event(p, pods.Draining); !strings.HasSuffix(e.Message, ": 2") {
 		t.Errorf("event says %q, want that 2 are open", e.Message)
 	}
+	b.governed(p, false)
 	b.planned(k, p, "open: 2")
 	// Both are governed still: the address is the service's, and a request is routed.
 	for range 3 {
