@@ -138,18 +138,24 @@ func (s *socket) connect() error {
 	}
 }
 
-// fastOpen sends the first line with the SYN, where the kernel has a cookie of the server. Interrupted, none of it was taken: a SYN that had it would have
-// been answered with its length.
+// fastOpen sends the first line with the SYN, where the kernel has a cookie of the server. The socket does not block meanwhile: who waits can be interrupted,
+// and is not told whether the SYN has the line already.
 func (s *socket) fastOpen() error {
 	hello := []byte("hello\n")
-	err := unix.Sendto(s.fd, hello, unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL, s.sockaddr(s.to))
-	if err != unix.EINTR {
+	if err := unix.SetNonblock(s.fd, true); err != nil {
 		return err
 	}
-	if err := s.connect(); err != nil {
+	sent := unix.Sendto(s.fd, hello, unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL, s.sockaddr(s.to))
+	if err := unix.SetNonblock(s.fd, false); err != nil {
 		return err
 	}
-	_, err = unix.Write(s.fd, hello)
+	if sent != nil && sent != unix.EINPROGRESS {
+		return sent
+	}
+	if err := s.connect(); err != nil || sent == nil {
+		return err
+	}
+	_, err := unix.Write(s.fd, hello)
 	return err
 }
 
