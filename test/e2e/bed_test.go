@@ -18,6 +18,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"kmesh/test/e2e/ask"
 	"kmesh/test/e2e/kubenode"
@@ -58,6 +59,11 @@ func (b *bed) spec(name string, annotations map[string]string) *core.Pod {
 			AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
 			Containers: []core.Container{{
 				Name: "app", Image: kubenode.Image, ImagePullPolicy: core.PullNever, Args: []string{"serve"},
+				// A container runs before its program listens, and a pod shall not be Ready then.
+				StartupProbe: &core.Probe{
+					ProbeHandler:  core.ProbeHandler{TCPSocket: &core.TCPSocketAction{Port: intstr.FromInt32(8080)}},
+					PeriodSeconds: 1, FailureThreshold: 60,
+				},
 			}},
 		},
 	}

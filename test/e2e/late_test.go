@@ -21,7 +21,7 @@ func TestLateEnrolment(t *testing.T) {
 	servers := b.servers()
 	host := b.spec("on-host", enrolled())
 	host.Spec.HostNetwork = true
-	host.Spec.Containers[0].Args = nil // the host's ports are not its
+	host.Spec.Containers[0].Args, host.Spec.Containers[0].StartupProbe = nil, nil // the host's ports are not its
 	pods := b.waitReady(b.create(b.spec("asks", enrolled())), b.create(b.spec("silent", nil)), b.create(host))
 	asks, silent, onHost := pods[0], pods[1], pods[2]
 	for _, p := range pods[:2] {

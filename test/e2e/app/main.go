@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -60,8 +61,17 @@ func serve() {
 		<-ends
 		os.Exit(0)
 	}()
-	go func() { log.Fatal(http.ListenAndServe(":9090", http.HandlerFunc(obey))) }()
-	log.Fatal(http.ListenAndServe(":8080", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	asked, err := net.Listen("tcp", ":9090")
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Last: the pod has started when somebody listens here.
+	served, err := net.Listen("tcp", ":8080")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() { log.Fatal(http.Serve(asked, http.HandlerFunc(obey))) }()
+	log.Fatal(http.Serve(served, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(ask.ServerHeader, name)
 		fmt.Fprintf(w, "%s %s\n", name, r.URL.Path)
 	})))
