@@ -211,6 +211,17 @@ func (s *scene) pipeline(svc *service, next func(*rand.Rand) (request, []*server
 		var text strings.Builder
 		var all []request
 		var want []*server
+		if batch > 0 {
+			// What is sent again gives no round trip's time (RFC 6298, section 3): the timer stays doubled until
+			// something was sent once.
+			q, e := next(r)
+			if _, err := io.WriteString(c.TCPConn, q.String()); err != nil {
+				return c.failed(err)
+			}
+			if err := s.readAll(c, batch, []request{q}, e[:1]); err != nil {
+				return err
+			}
+		}
 		for range 1 + r.IntN(many(4, 7)) {
 			q, e := next(r)
 			all, want = append(all, q), append(want, e[0])
@@ -222,14 +233,22 @@ func (s *scene) pipeline(svc *service, next func(*rand.Rand) (request, []*server
 				return c.failed(err)
 			}
 		}
-		for i, q := range all {
-			rep, err := readReply(c.r, q.method)
-			if err == nil && s.mode != direct {
-				err = q.faults(rep, want[i].name)
-			}
-			if err != nil {
-				return c.failed(fmt.Errorf("batch %d, request %d of %d, %s: %w", batch, i, len(all), q.path, err))
-			}
+		if err := s.readAll(c, batch, all, want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readAll reads the responses to a batch.
+func (s *scene) readAll(c *conn, batch int, all []request, want []*server) error {
+	for i, q := range all {
+		rep, err := readReply(c.r, q.method)
+		if err == nil && s.mode != direct {
+			err = q.faults(rep, want[i].name)
+		}
+		if err != nil {
+			return c.failed(fmt.Errorf("batch %d, request %d of %d, %s: %w", batch, i, len(all), q.path, err))
 		}
 	}
 	return nil
@@ -240,7 +259,9 @@ func shortConnections(s *scene) {
 	next := mixed(e, 3000)
 	t := s.run(svc, load{conns: 8, requests: many(3000, 60_000), perConn: 1, next: func(r *rand.Rand) (request, []*server) {
 		q, e := next(r)
-		if r.IntN(2) == 0 { // the server closes first
+		// Two thirds of them the server closes first: of the others the client keeps the port for a minute, and has
+		// 28,232 of them.
+		if r.IntN(3) > 0 {
 			q.header = append(q.header, "Connection: close")
 		}
 		return q, e
