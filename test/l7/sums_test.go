@@ -17,7 +17,10 @@ import (
 
 // softwareChecksums turns offload off on a pod's interface: its packets carry whole checksums and single segments, and
 // receivers verify them. Between veths none is ever computed otherwise.
-func softwareChecksums(p *node.Pod) error {
+func softwareChecksums(p *node.Pod) error { return setOffload(p, 0) }
+
+// setOffload turns the offload of checksums and segmentation on (1) or off (0).
+func setOffload(p *node.Pod, on uint32) error {
 	return p.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -28,20 +31,20 @@ func softwareChecksums(p *node.Pod) error {
 			{unix.ETHTOOL_STXCSUM, unix.ETHTOOL_GTXCSUM}, {unix.ETHTOOL_SRXCSUM, unix.ETHTOOL_GRXCSUM},
 			{unix.ETHTOOL_STSO, unix.ETHTOOL_GTSO},
 		} {
-			if _, err := ethtool(fd, feature.set); err != nil {
+			if _, err := ethtool(fd, feature.set, on); err != nil {
 				return err
 			}
-			if on, err := ethtool(fd, feature.get); err != nil || on != 0 {
-				return fmt.Errorf("feature %#x is still on (%w)", feature.get, err)
+			if is, err := ethtool(fd, feature.get, 0); err != nil || is != on {
+				return fmt.Errorf("feature %#x is %d, want %d (%w)", feature.get, is, on, err)
 			}
 		}
 		return nil
 	})
 }
 
-// ethtool gives a command with the value 0, and returns what the value is then.
-func ethtool(fd int, cmd uint32) (uint32, error) {
-	value := struct{ cmd, data uint32 }{cmd: cmd}
+// ethtool gives a command with a value, and returns what the value is then.
+func ethtool(fd int, cmd, data uint32) (uint32, error) {
+	value := struct{ cmd, data uint32 }{cmd: cmd, data: data}
 	var ifr struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer

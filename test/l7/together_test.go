@@ -21,6 +21,7 @@ import (
 // segments. That each was in play is counted: loss, disorder, super-packets and timestamps by the gate, outside of the
 // pod; that the disorder was seen by the receivers' TCP; switches by the program.
 func together(s *scene, share float64, n int) {
+	s.offload()
 	// Two endpoints of each cluster: a request outlives one that seems dead by chance.
 	e := s.https(6)
 	var routes []*mesh.Route
@@ -80,6 +81,24 @@ func together(s *scene, share float64, n int) {
 		}
 	}
 	s.Error("not all of it was in play")
+}
+
+// offload turns it on for the scene where the bed has it off: packets of many segments come of it.
+func (s *scene) offload() {
+	s.Helper()
+	if s.mode != clsact {
+		return
+	}
+	for _, p := range slices.Concat(s.clients, s.pods) {
+		if err := setOffload(p, 1); err != nil {
+			s.Fatal(err)
+		}
+		s.Cleanup(func() {
+			if err := setOffload(p, 0); err != nil {
+				s.Error(err)
+			}
+		})
+	}
 }
 
 // missing names what no rule has acted on.
