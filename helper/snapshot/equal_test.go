@@ -32,6 +32,12 @@ func TestReuse(t *testing.T) {
 	if next.HTTP[1] != old.HTTP[1] {
 		t.Error("an equal service is another object")
 	}
+	aborts := vhost("a", "1")
+	aborts.Routes[0].Abort = &mesh.Abort{Status: 503}
+	faulty := mesh.Scope{HTTP: []*mesh.Service{hostsService("s", aborts, vhost("b", "1"))}}
+	if reuse(&faulty, old); faulty.HTTP[0].HTTP.VirtualHosts[0] != aborts || faulty.HTTP[0].HTTP.VirtualHosts[1] != b {
+		t.Error("a virtual host that differs in a fault only was taken for the old one, or another was not")
+	}
 	if s.HTTP.VirtualHosts[1] != moved {
 		t.Error("the service was changed, and it is not only the snapshot's")
 	}
