@@ -138,10 +138,11 @@ func TestPolicyKeepsPodsOut(t *testing.T) {
 	}
 
 	i.policy("default", "lock", policy.Scope_NAMESPACE)
-	i.governed(in, false)
+	// First the event: to see whether a pod is governed takes a connection more.
 	if e := i.event(in, pods.Draining); !strings.Contains(e.Message, "does not enforce select it: default/lock") || !strings.HasSuffix(e.Message, ": 1") {
 		t.Errorf("event says %q", e.Message)
 	}
+	i.governed(in, false)
 	i.onDisk(optin.Policies{Namespaces: map[string][]string{"default": {"default/lock"}}})
 	i.planned(i.k, in, "open: 1")
 	for range 3 {
